@@ -1,0 +1,35 @@
+"""JAX's persistent compilation cache, on by default: a second start does not compile again."""
+
+import os
+import pathlib
+
+
+def directory() -> pathlib.Path | None:
+  """`$BIGVLM_CACHE/xla`, else `~/.cache/bigvlm/xla`; None when BIGVLM_CACHE is `off`."""
+  base = os.environ.get("BIGVLM_CACHE", "")
+  if base == "off":
+    return None
+  return pathlib.Path(base or pathlib.Path.home() / ".cache" / "bigvlm").expanduser() / "xla"
+
+
+def enable() -> pathlib.Path | None:
+  """Turns the cache on for this process; to be called before the first compilation.
+
+  A directory that the user gave to JAX itself (JAX_COMPILATION_CACHE_DIR) wins. An
+  unwritable directory costs a warning by JAX and no more.
+
+  Returns:
+    The directory in use, or None when the cache is off.
+  """
+  import jax
+
+  path = jax.config.jax_compilation_cache_dir
+  if path is None:
+    path = directory()
+    if path is None:
+      return None
+    jax.config.update("jax_compilation_cache_dir", str(path))
+  # Small programs too: a start runs dozens of them, and each costs more to compile than to read.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  return pathlib.Path(path)
