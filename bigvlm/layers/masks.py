@@ -1,0 +1,33 @@
+"""Attention masks: one function for encoders, prefix-LM, causal, packed and cached decoding.
+
+A query sees a key when both are of the same example (`segment`, where 0 is
+padding), the key's block is not later than the query's, and, with a window, the
+query is less than `window` positions ahead. `block` is the cumulative sum of
+`mask_ar`, so one int vector describes (rows: queries)
+
+  mask_ar 0 0 0 0   all see all                      (encoder)
+  mask_ar 1 1 1 1   each sees itself and the past    (causal)
+  mask_ar 0 0 1 1   two see each other, then causal  (prefix-LM)
+  mask_ar 0 1 0 1 0 blocks of two, causal over blocks
+"""
+
+import jax
+import jax.numpy as jnp
+
+from bigvlm.types import MaskSpec
+
+
+def visible(queries: MaskSpec, keys: MaskSpec, window: int = 0) -> jax.Array:
+  """bool [B, 1, L, S], True where the query [B, L] sees the key [B, S].
+
+  Args:
+    queries: spec of the L query positions.
+    keys: spec of the S key positions, the same struct or that of a cache.
+    window: 0 = unlimited, else how far back a query looks (itself included).
+  """
+  same = queries.segment[:, :, None] == keys.segment[:, None, :]
+  see = same & (keys.segment > 0)[:, None, :]
+  see &= keys.block[:, None, :] <= queries.block[:, :, None]
+  if window:
+    see &= queries.order[:, :, None] - keys.order[:, None, :] < window
+  return see[:, None]

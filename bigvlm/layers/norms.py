@@ -1,0 +1,49 @@
+"""LayerNorm and RMSNorm with float32 statistics whatever the compute dtype."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class LayerNorm(nn.Module):
+  """LayerNorm over the last axis with `scale` and `bias` [D] (Ba et al., 2016)."""
+
+  eps: float = 1e-6
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """x [..., D] -> [..., D] in `dtype`."""
+    scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.param_dtype)
+    bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.param_dtype)
+    x = x.astype(jnp.float32)
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    centred = x - mean
+    var = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    y = centred * (jax.lax.rsqrt(var + self.eps) * scale.astype(jnp.float32))
+    return (y + bias.astype(jnp.float32)).astype(self.dtype)
+
+
+class RMSNorm(nn.Module):
+  """RMSNorm over the last axis, multiplied by 1 + `scale` [D], which starts at 0.
+
+  The product with 1 + scale is formed in float32 before the cast, as the
+  references of decoders with this convention do.
+  """
+
+  eps: float = 1e-6
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """x [..., D] -> [..., D] in `dtype`."""
+    scale = self.param("scale", nn.initializers.zeros, x.shape[-1:], self.param_dtype)
+    x = x.astype(jnp.float32)
+    var = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    y = x * jax.lax.rsqrt(var + self.eps) * (1.0 + scale.astype(jnp.float32))
+    return y.astype(self.dtype)
+
+
+NORMS = {"layer": LayerNorm, "rms": RMSNorm}

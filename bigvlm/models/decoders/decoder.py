@@ -1,0 +1,149 @@
+"""Decoder-only language model: Gemma and its relatives, by fields.
+
+Reference: google-research/big_vision `models/ppp/gemma.py`; Gemma (arXiv
+2403.08295), Gemma 2 (arXiv 2408.00118).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bigvlm.layers import blocks, dense, masks, norms
+from bigvlm.types import Cache, Decoded, Fused, MaskSpec
+
+_GEMMA = dict(vocab=257_152, kv_heads=1, head_dim=256)
+_GEMMA2 = dict(vocab=257_152, head_dim=256, post_norms=True, attn_softcap=50.0, final_softcap=30.0)
+
+# Published sizes, with the vocabulary that PaliGemma gives them.
+VARIANTS = {
+  "gemma_2b": dict(width=2048, depth=18, hidden=16_384, heads=8, **_GEMMA),
+  "gemma_7b": dict(width=3072, depth=28, hidden=24_576, heads=16, **_GEMMA | dict(kv_heads=16)),
+  "gemma2_2b": dict(width=2304, depth=26, hidden=9_216, heads=8, kv_heads=4, **_GEMMA2),
+  "gemma2_9b": dict(width=3584, depth=42, hidden=14_336, heads=16, kv_heads=8, **_GEMMA2),
+  "gemma2_27b": dict(
+    width=4608,
+    depth=46,
+    hidden=36_864,
+    heads=32,
+    kv_heads=16,
+    query_scale=144**-0.5,
+    **_GEMMA2 | dict(head_dim=128),
+  ),
+}
+
+
+class Decoder(nn.Module):
+  """Decoder with tied embeddings.
+
+  Attributes:
+    vocab, width, depth, hidden, heads, kv_heads, head_dim: sizes.
+    query_scale: factor on the queries; 0 = head_dim ** -0.5.
+    windows: self-attention window of each layer of a period, 0 = unlimited.
+    post_norms: norms after attention and MLP as well.
+    attn_softcap, final_softcap: c * tanh(x / c) on attention logits and logits; 0 = off.
+    rope_base, eps: rotary base, epsilon of the norms.
+    dropout: rate after attention and MLP.
+    mode, remat: see `blocks.Stack`.
+    logits_dtype: dtype of the logits that come out.
+  """
+
+  vocab: int
+  width: int
+  depth: int
+  hidden: int
+  heads: int
+  kv_heads: int
+  head_dim: int
+  query_scale: float = 0.0
+  windows: tuple[int, ...] = (0,)
+  post_norms: bool = False
+  attn_softcap: float = 0.0
+  final_softcap: float = 0.0
+  rope_base: float = 10_000.0
+  eps: float = 1e-6
+  dropout: float = 0.0
+  mode: str = "loop"
+  remat: str = "none"
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+  logits_dtype: jnp.dtype = jnp.float32
+
+  @property
+  def spec(self) -> blocks.LayerSpec:
+    """What the layers share."""
+    return blocks.LayerSpec(
+      self.width,
+      self.heads,
+      self.hidden,
+      kv_heads=self.kv_heads,
+      head_dim=self.head_dim,
+      query_scale=self.query_scale or self.head_dim**-0.5,
+      norm="rms",
+      eps=self.eps,
+      gated=True,
+      bias=False,
+      rope_base=self.rope_base,
+      softcap=self.attn_softcap,
+      post_norms=self.post_norms,
+      dropout=self.dropout,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+    )
+
+  @property
+  def groups(self) -> tuple:
+    """Pattern of layer kinds, for `blocks.Stack`."""
+    kinds = tuple(blocks.Kind(w) for w in self.windows)
+    return ((kinds, self.depth // len(kinds)),)
+
+  def setup(self):
+    if self.depth % len(self.windows):
+      raise ValueError(f"decoder depth {self.depth} is not a multiple of {len(self.windows)} kinds")
+    init = nn.initializers.normal(self.width**-0.5)
+    shape = (self.vocab, self.width)
+    self.embedding = self.param("embedding", init, shape, self.param_dtype)
+    self.blocks = blocks.Stack(self.spec, self.groups, self.mode, self.remat)
+    self.norm = norms.RMSNorm(self.eps, dtype=self.dtype, param_dtype=self.param_dtype)
+
+  def embed(self, tokens: jax.Array) -> jax.Array:
+    """int32 [B, T] -> [B, T, D], multiplied by sqrt(width) rounded to the compute dtype."""
+    x = jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
+    return x * jnp.asarray(self.width**0.5, self.dtype)
+
+  def __call__(self, fused: Fused, *, cache: Cache | None = None, train: bool = False) -> Decoded:
+    """Runs the layers over fused.x [B, L, D]; with a cache, after its columns so far."""
+    mask, index, layers = fused.mask, None, None
+    keys = mask
+    if cache is not None:
+      index, layers = cache.index, cache.layers
+
+      def write(old, new):
+        return jax.lax.dynamic_update_slice(old, new, (0, index))
+
+      keys = jax.tree.map(write, cache.mask, mask)
+    see = {w: masks.visible(mask, keys, w) for w in set(self.windows)}
+    ctx = blocks.Ctx(fused.positions, see, index, train)
+    x, layers = self.blocks(fused.x.astype(self.dtype), ctx, layers)
+    if cache is not None:
+      last = jnp.max(jnp.where(mask.segment > 0, fused.positions, -1), axis=1)
+      pos = jnp.maximum(cache.pos, last + 1)
+      cache = Cache(layers, keys, index + fused.x.shape[1], pos)
+    return Decoded(self.norm(x), cache)
+
+  def logits(self, x: jax.Array) -> jax.Array:
+    """Hidden states [B, K, D] -> logits [B, K, V] in `logits_dtype`."""
+    y = dense.einsum("bkd,vd->bkv", x, self.embedding, jnp.float32)
+    if self.final_softcap:
+      y = self.final_softcap * jnp.tanh(y / self.final_softcap)
+    return y.astype(self.logits_dtype)
+
+  @nn.nowrap
+  def init_cache(self, batch: int, length: int) -> Cache:
+    """Empty cache of `length` columns. The host checks lengths: a write past the end clamps."""
+    zeros = jnp.zeros((batch, length), jnp.int32)
+    return Cache(
+      layers=blocks.init_cache(self.spec, self.groups, self.mode, batch, length, self.dtype),
+      mask=MaskSpec(zeros, zeros, zeros),
+      index=jnp.int32(0),
+      pos=jnp.zeros((batch,), jnp.int32),
+    )

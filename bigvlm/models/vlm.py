@@ -1,0 +1,54 @@
+"""The vision-language model: encoders -> connector -> fusion -> decoder."""
+
+from collections.abc import Callable, Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bigvlm.models import towers
+from bigvlm.types import Batch, Cache, Fused, MaskSpec, Outputs
+
+
+class VLM(nn.Module):
+  """One forward for every system.
+
+  Attributes:
+    encoders: name -> vision encoder.
+    connector: features -> soft tokens.
+    fusion: (text, embeddings, soft) -> what the decoder reads.
+    decoder: language model.
+  """
+
+  encoders: Mapping[str, nn.Module]
+  connector: nn.Module
+  fusion: Callable
+  decoder: nn.Module
+
+  def setup(self):
+    self.towers = towers.Towers(self.encoders, name="encoders")
+
+  def __call__(self, batch: Batch, *, cache: Cache | None = None, train: bool = False) -> Outputs:
+    """Logits float32 [B, K, V] at `batch.text.read`. With an empty cache this is the prefill."""
+    feats = self.towers(batch.media, train=train)
+    soft = self.connector(feats, train=train) if feats else None
+    embeds = self.decoder.embed(batch.text.tokens)
+    fused = self.fusion(batch.text, embeds, soft)
+    out = self.decoder(fused, cache=cache, train=train)
+    x = jnp.take_along_axis(out.x, fused.read[:, :, None], axis=1)
+    logits = self.decoder.logits(x)
+    return Outputs(logits=logits, hidden=out.x, cache=out.cache, feats=feats)
+
+  def step(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+    """One token a row: int32 [B] -> logits [B, V] and the cache with one more column."""
+    seen = cache.mask.segment > 0
+
+    def after(x):  # The next value of a row: one past its largest so far.
+      return jnp.max(jnp.where(seen, x, -1), axis=1, keepdims=True) + 1
+
+    segment = jnp.max(cache.mask.segment, axis=1, keepdims=True)
+    mask = MaskSpec(segment, after(cache.mask.block), after(cache.mask.order))
+    read = jnp.zeros((tokens.shape[0], 1), jnp.int32)
+    embeds = self.decoder.embed(tokens[:, None])
+    out = self.decoder(Fused(embeds, cache.pos[:, None], mask, read), cache=cache)
+    return self.decoder.logits(out.x)[:, 0], out.cache

@@ -1,0 +1,187 @@
+"""The structs that hold bigvlm together; no logic beyond `to_batch`.
+
+Letters: B batch rows, I media slots, N patches, S rows of soft tokens, T text
+positions, K positions that are read (whose logits are wanted), L decoder
+length, D width, V vocabulary. All index arrays are int32 and are made on the
+host; nothing data-dependent is computed under jit.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+from flax import struct
+
+Array = jax.Array
+
+
+@struct.dataclass
+class Media:
+  """Input of one encoder.
+
+  Attributes:
+    pixels: [B, I, H, W, 3], uint8 (0..255; the encoder normalises it) or float
+      that is normalised already.
+    item: int32 [B, I], the picture each slot belongs to, unique in the row;
+      0 = padding. Tiles or frames of one item share its number.
+  """
+
+  pixels: Array
+  item: Array
+
+
+@struct.dataclass
+class Features:
+  """What an encoder gives: `x` [B, I, N, D], `item` int32 [B, I, N], `pooled` [B, I, D] or None."""
+
+  x: Array
+  item: Array
+  pooled: Array | None = None
+
+
+@struct.dataclass
+class Soft:
+  """What a connector gives: rows `x` [B, S, D] of `item` int32 [B, S] (0 = padding)."""
+
+  x: Array
+  item: Array
+
+
+@struct.dataclass
+class MaskSpec:
+  """Who sees whom, as three int32 [B, L] vectors (see `bigvlm.layers.masks`).
+
+  Attributes:
+    segment: example of each position within the row; 0 = padding.
+    block: cumulative sum of `mask_ar` within the example: a query sees keys of
+      its own and earlier blocks. All 0 = bidirectional, 0,1,2.. = causal.
+    order: index within the example; windows are measured in it.
+  """
+
+  segment: Array
+  block: Array
+  order: Array
+
+
+@struct.dataclass
+class Text:
+  """Token side of a batch.
+
+  Attributes:
+    tokens: int32 [B, T]; placeholders of media hold an in-vocabulary pad id.
+    mask: MaskSpec over the T positions.
+    positions: int32 [B, T], rope or table positions.
+    media_index: int32 [B, T], row of `Soft.x` that replaces the embedding; -1 = text.
+    read: int32 [B, K], positions whose logits are wanted.
+  """
+
+  tokens: Array
+  mask: MaskSpec
+  positions: Array
+  media_index: Array
+  read: Array
+
+
+@struct.dataclass
+class Fused:
+  """What the decoder reads: `x` [B, L, D], `positions` [B, L], `mask`, `read` [B, K]."""
+
+  x: Array
+  positions: Array
+  mask: MaskSpec
+  read: Array
+
+
+@struct.dataclass
+class Cache:
+  """Decoding state.
+
+  Attributes:
+    layers: pytree of key/value buffers, one entry a layer.
+    mask: MaskSpec of the key columns, [B, S].
+    index: int32 scalar, next column to write (shared by all rows).
+    pos: int32 [B], next position of each row.
+  """
+
+  layers: Any
+  mask: MaskSpec
+  index: Array
+  pos: Array
+
+
+@struct.dataclass
+class Decoded:
+  """Decoder output: hidden states `x` [B, L, D] after the final norm, and the updated cache."""
+
+  x: Array
+  cache: Cache | None = None
+
+
+@struct.dataclass
+class Batch:
+  """One batch for any model and objective.
+
+  Attributes:
+    text: Text or None (a model without text).
+    media: encoder name -> Media.
+    labels: int32 [B, K], token wanted at each read position.
+    weights: float32 [B, K], 0 where the loss must not look. A row of a bad
+      record is all 0.
+    extra: anything an objective of its own needs, by name.
+  """
+
+  text: Text | None
+  media: dict[str, Media]
+  labels: Array | None = None
+  weights: Array | None = None
+  extra: dict[str, Any] = struct.field(default_factory=dict)
+
+
+@struct.dataclass
+class Outputs:
+  """Model output.
+
+  Attributes:
+    logits: float32 [B, K, V] at the read positions, or None.
+    hidden: [B, L, D] final hidden states, or None.
+    heads: named outputs: a two-tower model gives `image` [B, D], `text`
+      [B, D] (L2-normalised), `scale` and `bias` (scalars).
+    cache: the cache, when one was given.
+    feats: encoder name -> Features.
+  """
+
+  logits: Array | None = None
+  hidden: Array | None = None
+  heads: dict[str, Any] = struct.field(default_factory=dict)
+  cache: Cache | None = None
+  feats: dict[str, Features] = struct.field(default_factory=dict)
+
+
+class Item(NamedTuple):
+  """Host-side fact about one slot: its number and the patch grid (t, h, w)."""
+
+  slot: int
+  grid: tuple[int, int, int]
+
+
+def to_batch(arrays: dict[str, Array]) -> Batch:
+  """Builds a `Batch` from the flat arrays of a processor (see `processing.processor`).
+
+  Keys `NAME` + `NAME_item` are media of encoder NAME for every key that ends in
+  `_item`; `tokens segment block order positions media_index read` are the text;
+  `labels weights` the targets; what is left goes to `extra`.
+  """
+  rest = dict(arrays)
+  media = {}
+  for key in sorted(k for k in arrays if k.endswith("_item")):
+    name = key.removesuffix("_item")
+    media[name] = Media(pixels=rest.pop(name), item=rest.pop(key))
+  text = None
+  if "tokens" in rest:
+    text = Text(
+      tokens=rest.pop("tokens"),
+      mask=MaskSpec(rest.pop("segment"), rest.pop("block"), rest.pop("order")),
+      positions=rest.pop("positions"),
+      media_index=rest.pop("media_index"),
+      read=rest.pop("read"),
+    )
+  return Batch(text, media, rest.pop("labels", None), rest.pop("weights", None), rest)
