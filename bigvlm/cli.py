@@ -1,0 +1,192 @@
+"""The `bigvlm` command: each subcommand is a few lines over the library.
+
+`bigvlm train` is itself the training process: nothing is forked, so signals and
+exit codes are those of the run.
+"""
+
+import argparse
+import importlib
+import json
+import sys
+import textwrap
+import traceback
+
+import bigvlm
+from bigvlm.utils import jaxcache, log, names
+
+_TRAIN = """\
+examples:
+  bigvlm train configs/quickstart.py                  all stages, into workdir/quickstart
+  bigvlm train quickstart:tiny --workdir=/tmp/try     a config that comes with bigvlm, by name;
+                                                      what follows the colon is its argument
+  bigvlm train my.py:res=448 --stages=1:              from the second stage on (also 2, :2, NAME)
+  bigvlm train my.py --config.seed=7 --config.stages[0].lr=1e-3
+  bigvlm train my.py --config.stages.transfer.lr=1e-4 --config.stages.transfer.evals.vqa.every=100
+
+The same command with the same --workdir goes on where the last run stopped; a finished run
+only writes its summary again. The workdir holds config.json, metrics.jsonl, tensorboard/,
+checkpoints/, summary.json and report.md.
+
+environment:
+  BIGVLM_CACHE   where compiled programs are kept (default ~/.cache/bigvlm; off: nowhere)
+  BIGVLM_DEBUG=1 shows the traceback of an error that is otherwise one line
+"""
+
+_EVAL = """\
+examples:
+  bigvlm eval workdir/quickstart                   the evaluators of the last finished stage
+  bigvlm eval workdir/quickstart --stage=transfer
+The metrics go to stdout as one JSON object.
+"""
+
+_PREDICT = """\
+examples:
+  bigvlm predict workdir/quickstart --image my.png --prompt "detect 7"
+  bigvlm predict workdir/quickstart --image my.png --prompt "segment 3" --out drawn.png
+  bigvlm predict workdir/quickstart --image a.png b.png --prompt caption
+One line an image goes to stdout. --out draws the boxes and masks of the answer.
+"""
+
+_INFO = """\
+examples:
+  bigvlm info                          the names there are
+  bigvlm info siglip_b16_224           parameters by part, from shapes alone (nothing is loaded)
+  bigvlm info configs/quickstart.py    the same for the model of each stage of a config
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+  """Says what is wrong in one line and exits with 2."""
+
+  def error(self, message):
+    log.error(f"{message}; see {self.prog} --help")
+    raise SystemExit(2)
+
+
+def _parser(command: str, usage: str, text: str, examples: str) -> _Parser:
+  return _Parser(
+    prog=f"bigvlm {command}",
+    usage=f"bigvlm {command} {usage}",
+    description=text,
+    epilog=examples,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+
+
+def train(argv: list[str]) -> None:
+  """Train a model through the stages of a config, or go on with a run."""
+  usage = "CONFIG[:ARG] [--workdir DIR] [--stages SLICE] [--config.FIELD=VALUE ...]"
+  parser = _parser("train", usage, train.__doc__, _TRAIN)
+  parser.add_argument("CONFIG", help="a config file, or the name of one that comes with bigvlm")
+  parser.add_argument("--workdir", metavar="DIR", help="default: workdir/<config>[_<argument>]")
+  parser.add_argument("--stages", metavar="SLICE", help="which stages to run: 1: or :2 or NAME")
+  parser.add_argument("--config.FIELD", metavar="VALUE", help="override a field of the config")
+  if not argv or "-h" in argv or "--help" in argv:
+    parser.print_help()
+    return
+  config_lib = importlib.import_module("bigvlm.config")
+  config, workdir, stages = config_lib.parse_argv(argv)
+  jaxcache.enable()
+  importlib.import_module("bigvlm.trainers.train").run(config, workdir, stages=stages)
+
+
+def evaluate(argv: list[str]) -> None:
+  """Run the evaluators of a trained stage again."""
+  parser = _parser("eval", "WORKDIR [--stage NAME]", evaluate.__doc__, _EVAL)
+  parser.add_argument("workdir", metavar="WORKDIR", help="the folder of a run")
+  parser.add_argument("--stage", metavar="NAME", help="default: the last finished stage")
+  args = parser.parse_args(argv)
+  jaxcache.enable()
+  metrics = importlib.import_module("bigvlm.trainers.evaluate").run(args.workdir, stage=args.stage)
+  print(json.dumps(metrics, indent=2, sort_keys=True))
+
+
+def predict(argv: list[str]) -> None:
+  """Ask a trained model about pictures."""
+  usage = "WORKDIR --image FILE [FILE ...] --prompt TEXT [--out FILE]"
+  parser = _parser("predict", usage, predict.__doc__, _PREDICT)
+  parser.add_argument("workdir", metavar="WORKDIR", help="the folder of a run")
+  parser.add_argument("--image", metavar="FILE", nargs="+", required=True, help="pictures")
+  parser.add_argument("--prompt", metavar="TEXT", required=True, help="the question")
+  parser.add_argument("--stage", metavar="NAME", help="default: the last finished stage")
+  parser.add_argument("--out", metavar="FILE", help="picture to write the drawn answer to")
+  parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default: 64")
+  args = parser.parse_args(argv)
+  if args.out and len(args.image) > 1:
+    parser.error("--out draws one picture, and --image names several")
+  jaxcache.enable()
+  importlib.import_module("bigvlm.api").predict(
+    args.workdir,
+    args.image,
+    args.prompt,
+    stage=args.stage,
+    out=args.out,
+    max_new_tokens=args.max_new_tokens,
+  )
+
+
+def info(argv: list[str]) -> None:
+  """Show what a model consists of, without making it."""
+  parser = _parser("info", "[NAME | CONFIG]", info.__doc__, _INFO)
+  parser.add_argument("name", metavar="NAME", nargs="?", help="a published size or a config")
+  args = parser.parse_args(argv)
+  zoo = importlib.import_module("bigvlm.zoo")
+  print(zoo.info(args.name) if args.name else "\n".join(zoo.names()))
+
+
+COMMANDS = {"train": train, "eval": evaluate, "predict": predict, "info": info}
+
+
+def _help() -> str:
+  rows = "\n".join(f"  {name:9}{fn.__doc__.splitlines()[0]}" for name, fn in COMMANDS.items())
+  return textwrap.dedent("""\
+    usage: bigvlm COMMAND ...
+
+    {about}
+
+    commands:
+    {rows}
+
+    `bigvlm COMMAND --help` explains each, with examples. `bigvlm --version` tells {version}.
+    Start with: bigvlm train configs/quickstart.py
+    """).format(about=bigvlm.__doc__, rows=rows, version=bigvlm.__version__)
+
+
+def _expected(error: BaseException) -> bool:
+  """Whether our own code raised this on purpose, or the system refused a file.
+
+  A ValueError from deep within a library is a bug of ours, and its traceback is wanted.
+  """
+  if isinstance(error, OSError):
+    return True
+  if not isinstance(error, ValueError):
+    return False
+  *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
+  return innermost.f_globals.get("__name__", "").startswith("bigvlm")
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs one command; returns the exit code: 0, or 2 after a one-line error."""
+  argv = list(sys.argv[1:] if argv is None else argv)
+  if not argv or argv[0] in ("-h", "--help", "help"):
+    print(_help(), end="")
+    return 0
+  if argv[0] == "--version":
+    print(bigvlm.__version__)
+    return 0
+  try:
+    names.lookup("command", argv[0], COMMANDS)(argv[1:])
+  except (ValueError, OSError) as error:
+    if log.debug() or not _expected(error):
+      raise
+    log.error(str(error))
+    return 2
+  except KeyboardInterrupt:
+    log.line("bigvlm: interrupted")
+    return 130
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
