@@ -7,6 +7,7 @@ exit codes are those of the run.
 import argparse
 import importlib
 import json
+import os
 import sys
 import textwrap
 import traceback
@@ -26,6 +27,12 @@ examples:
 The same command with the same --workdir goes on where the last run stopped; a finished run
 only writes its summary again. The workdir holds config.json, metrics.jsonl, tensorboard/,
 checkpoints/, summary.json and report.md.
+
+on several hosts, unless Slurm or a TPU pod says it: --coordinator=HOST:PORT --num_processes=N
+--process_id=I
+
+exit codes: 0 finished, or all saved after SIGTERM; 2 bad input; 3 and 4 losses that are not
+finite (nonfinite.policy, and no rollback left)
 
 environment:
   BIGVLM_CACHE   where compiled programs are kept (default ~/.cache/bigvlm; off: nowhere)
@@ -49,9 +56,10 @@ One line an image goes to stdout. --out draws the boxes and masks of the answer.
 
 _INFO = """\
 examples:
-  bigvlm info                          the names there are
-  bigvlm info siglip_b16_224           parameters by part, from shapes alone (nothing is loaded)
-  bigvlm info configs/quickstart.py    the same for the model of each stage of a config
+  bigvlm info                               the names there are
+  bigvlm info siglip:variant=L/16,res=256   parameters by part, and every tensor; from shapes
+                                            alone, so nothing is allocated
+  bigvlm info configs/quickstart.py         the same for the model of each stage of a config
 """
 
 
@@ -74,7 +82,7 @@ def _parser(command: str, usage: str, text: str, examples: str) -> _Parser:
   )
 
 
-def train(argv: list[str]) -> None:
+def train(argv: list[str]) -> int:
   """Train a model through the stages of a config, or go on with a run."""
   usage = "CONFIG[:ARG] [--workdir DIR] [--stages SLICE] [--config.FIELD=VALUE ...]"
   parser = _parser("train", usage, train.__doc__, _TRAIN)
@@ -84,11 +92,8 @@ def train(argv: list[str]) -> None:
   parser.add_argument("--config.FIELD", metavar="VALUE", help="override a field of the config")
   if not argv or "-h" in argv or "--help" in argv:
     parser.print_help()
-    return
-  config_lib = importlib.import_module("bigvlm.config")
-  config, workdir, stages = config_lib.parse_argv(argv)
-  jaxcache.enable()
-  importlib.import_module("bigvlm.trainers.train").run(config, workdir, stages=stages)
+    return 0
+  return importlib.import_module("bigvlm.trainers.train").main(argv)
 
 
 def evaluate(argv: list[str]) -> None:
@@ -167,7 +172,11 @@ def _expected(error: BaseException) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs one command; returns the exit code: 0, or 2 after a one-line error."""
+  """Runs one command and returns its exit code.
+
+  0 is success and 2 bad input, told in one line. An exception with an `exit_code` of its
+  own (a training that met NaN) gives that one.
+  """
   argv = list(sys.argv[1:] if argv is None else argv)
   if not argv or argv[0] in ("-h", "--help", "help"):
     print(_help(), end="")
@@ -176,16 +185,21 @@ def main(argv: list[str] | None = None) -> int:
     print(bigvlm.__version__)
     return 0
   try:
-    names.lookup("command", argv[0], COMMANDS)(argv[1:])
-  except (ValueError, OSError) as error:
-    if log.debug() or not _expected(error):
-      raise
-    log.error(str(error))
-    return 2
+    code = names.lookup("command", argv[0], COMMANDS)(argv[1:])
+    sys.stdout.flush()
+    return code or 0
+  except BrokenPipeError:  # Whoever reads our output has seen enough, as with `| head`.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
   except KeyboardInterrupt:
     log.line("bigvlm: interrupted")
     return 130
-  return 0
+  except Exception as error:
+    code = getattr(error, "exit_code", 2 if _expected(error) else None)
+    if code is None or log.debug():
+      raise
+    log.error(str(error))
+    return code
 
 
 if __name__ == "__main__":

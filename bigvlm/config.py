@@ -292,7 +292,8 @@ def parse_argv(argv: list[str]) -> tuple[ConfigDict, str, tuple[int, ...] | None
   return config, values["workdir"].value or _default_workdir(spec), stages
 
 
-_FLAGS = ("--config", "--workdir", "--stages", "--config.FIELD")
+_FLAGS = ("--config", "--config.FIELD", "--workdir", "--stages")
+_FLAGS += ("--coordinator", "--num_processes", "--process_id")  # Taken by the trainer before us.
 
 
 def _take_config(argv: list[str]) -> tuple[str, list[str]]:

@@ -1,0 +1,45 @@
+"""Settings of every test process, made before jax is imported.
+
+Eight fake CPU devices, and compiled programs kept in .cache/ of the checkout: the
+second run of the tests is several times faster than the first.
+"""
+
+import os
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+_others = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
+os.environ["XLA_FLAGS"] = f"{_others} --xla_force_host_platform_device_count=8".strip()
+# Processes that tests start read the same cache.
+os.environ["BIGVLM_CACHE"] = str(ROOT / ".cache" / "tests")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+from bigvlm.utils import jaxcache  # noqa: E402
+
+jaxcache.enable()
+
+
+@pytest.fixture(scope="session")
+def root() -> pathlib.Path:
+  """The root of the checkout."""
+  return ROOT
+
+
+@pytest.fixture
+def workdir(tmp_path) -> pathlib.Path:
+  """A folder for one run, that does not exist yet."""
+  return tmp_path / "workdir"
+
+
+@pytest.fixture(scope="session")
+def devices() -> list:
+  """The eight fake CPU devices."""
+  found = jax.devices()
+  assert len(found) == 8, "jax was imported before tests/conftest.py could ask for 8 devices"
+  return found
