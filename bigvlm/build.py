@@ -7,7 +7,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
+from bigvlm.models import encoder as encoder_model
 from bigvlm.models import mask_codec, two_tower, vlm
 from bigvlm.models.connectors import linear
 from bigvlm.models.decoders import decoder
@@ -100,14 +102,19 @@ def model(
   """The module of `config.model`.
 
   Args:
-    cfg: `kind` is "two_tower", "vlm" or "mask_codec"; the other fields are its slots.
+    cfg: `kind` is "encoder", "two_tower", "vlm" or "mask_codec"; the other fields are its slots.
     dtype: `config.dtype`. layers: "loop" or "scan". remat: "none", "dots" or "full".
 
   Raises:
     ValueError: an unknown kind or field, with the nearest names.
   """
   common = _common(dtype, layers, remat)
-  builders = {"two_tower": _two_tower, "vlm": _vlm, "mask_codec": _mask_codec}
+  builders = {
+    "encoder": lambda cfg, common: encoder_model.Encoders(FrozenDict(_encoders(cfg, common))),
+    "two_tower": _two_tower,
+    "vlm": _vlm,
+    "mask_codec": _mask_codec,
+  }
   return lookup(builders, cfg.get("kind", ""), "model.kind")(cfg, common)
 
 
@@ -142,7 +149,7 @@ def _two_tower(cfg: Mapping, common: dict) -> nn.Module:
   text = _variant(fields.pop("text", {}), vit.decode_variant)
   text.setdefault("out_dim", image.out_dim or image.rep_size or image.width)
   built = _make(TEXTS, text, "model.text", **common)
-  return two_tower.TwoTower(encoders, built, **fields)
+  return two_tower.TwoTower(FrozenDict(encoders), built, **fields)
 
 
 def _vlm(cfg: Mapping, common: dict) -> nn.Module:
@@ -155,7 +162,8 @@ def _vlm(cfg: Mapping, common: dict) -> nn.Module:
   connector = fields.get("connector", {"kind": "linear"})
   connector = _make(CONNECTORS, connector, "model.connector", out_dim=built.width, **common)
   fuse = lookup(FUSIONS, fields.get("fusion", {}).get("kind", "scatter"), "model.fusion.kind")
-  return vlm.VLM(encoders, connector, fuse, built)
+  # Frozen, so that the module is hashable and jit can take it as a static argument.
+  return vlm.VLM(FrozenDict(encoders), connector, fuse, built)
 
 
 def _mask_codec(cfg: Mapping, common: dict) -> nn.Module:
