@@ -1,0 +1,346 @@
+"""Examples to the flat arrays of one batch row, on the host, in NumPy.
+
+An example is a dict: `image` (bytes, a path, a PIL image or an array) and, by kind, `prefix` and
+`suffix`, or `text`, or `mask`. `bigvlm.types.to_batch` says what becomes of the arrays.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bigvlm.processing import image as images
+from bigvlm.processing import ops, prompt
+from bigvlm.processing import tokenizer as tokenizers
+from bigvlm.processing.image import BadExample
+from bigvlm.utils import names
+
+Arrays = dict[str, np.ndarray]
+Spec = dict[str, tuple[tuple[int, ...], np.dtype]]
+
+
+class Pixels:
+  """Brings any image to uint8 [height, width, 3].
+
+  Args:
+    size: int or (height, width).
+    method, antialias: see `ops.resize`.
+    backend: "pil" or "opencv".
+    reduce: a JPEG is decoded at 1/2, 1/4 or 1/8 as long as both sides stay at least `reduce` times
+      the wanted size (the small difference is below what resizing does to a picture); 0 = never.
+    max_pixels, max_bytes: caps, see `image.Limits`.
+  """
+
+  def __init__(
+    self,
+    size: ops.Size,
+    method: str = "bilinear",
+    antialias: bool = True,
+    backend: str = "pil",
+    reduce: float = 2.0,
+    max_pixels: int = images.Limits.max_pixels,
+    max_bytes: int = images.Limits.max_bytes,
+  ):
+    self.size = ops.pair(size)
+    names.lookup("resize method", method, ops.METHODS)
+    if backend not in images.BACKENDS:
+      raise ValueError(names.unknown("image backend", backend, images.BACKENDS))
+    if backend == "opencv":
+      _need_opencv()
+    self._resize = dict(method=method, antialias=antialias, backend=backend)
+    self._backend = backend
+    self._limits = images.Limits(max_pixels, max_bytes)
+    reduce = reduce if antialias and method != "nearest" else 0
+    self._at_least = tuple(int(s * reduce) for s in self.size) if reduce >= 1 else None
+
+  def __call__(self, source: Any, record: str = "") -> np.ndarray:
+    pixels = images.decode(
+      source,
+      limits=self._limits,
+      at_least=self._at_least,
+      backend=self._backend,
+      record=record,
+    )
+    return ops.resize(pixels, self.size, **self._resize)
+
+
+def _need_opencv() -> None:
+  try:
+    import cv2  # noqa: F401
+  except ImportError:
+    raise ValueError(
+      "processor.image.backend='opencv' needs the package opencv-python-headless; install it, or "
+      "use backend='pil'"
+    ) from None
+
+
+class Processor:
+  """What the three kinds share.
+
+  Attributes:
+    tokenizer: the tokeniser, or None (kind "mask").
+    image_tokens: placeholders of a picture in the token sequence.
+    grid: patch grid (h, w) of the picture, or None.
+  """
+
+  tokenizer: tokenizers.SentencePiece | None = None
+  image_tokens: int = 0
+  grid: tuple[int, int] | None = None
+
+  def row(self, example: Mapping[str, Any], rng: np.random.Generator) -> tuple[Arrays, bool]:
+    """The arrays of one example, and whether its text was cut. Raises BadExample."""
+    raise NotImplementedError
+
+  def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> Arrays:
+    """The arrays of one example, without a batch axis. Raises BadExample."""
+    return self.row(example, rng)[0]
+
+  def prompt(self, example: Mapping[str, Any]) -> Arrays:
+    """The same arrays for inference: nothing of the answer is read."""
+    raise NotImplementedError
+
+  def spec(self) -> Spec:
+    """{name: (shape, dtype)} of what a call returns."""
+    return {k: (v.shape, v.dtype) for k, v in self.blank().items()}
+
+  def blank(self) -> Arrays:
+    """A row of the same spec for a record that cannot be used: `weights` 0, `bad` 1."""
+    raise NotImplementedError
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """Text of generated ids, up to the first EOS."""
+    if self.tokenizer is None:
+      raise ValueError(f"{type(self).__name__} has no tokeniser")
+    kept = []
+    for i in ids:
+      if int(i) == self.tokenizer.eos:
+        break
+      kept.append(int(i))
+    return self.tokenizer.decode(kept)
+
+
+def _text(example: Mapping[str, Any], field: str) -> str:
+  if field not in example:
+    raise BadExample(f"has no field {field!r}", str(example.get("id", "")))
+  value = example[field]
+  if not isinstance(value, str):
+    raise BadExample(
+      f"field {field!r} is {type(value).__name__}, not text", str(example.get("id", ""))
+    )
+  return value
+
+
+def _picture(example: Mapping[str, Any], pixels: Pixels) -> Arrays:
+  record = str(example.get("id", ""))
+  if "image" not in example:
+    raise BadExample("has no field 'image'", record)
+  return dict(
+    image=pixels(example["image"], record)[None],
+    image_item=np.ones(1, np.int32),
+  )
+
+
+def _no_picture(pixels: Pixels) -> Arrays:
+  return dict(
+    image=np.zeros((1, *pixels.size, 3), np.uint8),
+    image_item=np.zeros(1, np.int32),
+  )
+
+
+_GOOD = np.zeros((), np.int32)
+_BAD = np.ones((), np.int32)
+
+
+class PrefixLM(Processor):
+  """Picture, prefix and suffix for a generative model (see `prompt.pack`).
+
+  Args:
+    pixels: image settings.
+    tokenizer: needs bos, eos and pad.
+    image_tokens: N, rows that the connector gives for a picture.
+    grid: patch grid (h, w).
+    text_len: positions after the picture.
+    read_len: positions whose logits are wanted; 0 = text_len.
+
+  Rows: `image` uint8 [1, H, W, 3], `image_item` int32 [1], the fields of `prompt.pack` with
+  T = N + text_len, `bad` int32 [].
+  """
+
+  def __init__(self, pixels, tokenizer, *, image_tokens, grid=None, text_len=64, read_len=0):
+    for field in ("bos", "eos"):
+      if getattr(tokenizer, field) is None:
+        raise ValueError(f"the tokeniser has no {field.upper()}, which prefix_lm needs")
+    if not 0 <= read_len <= text_len:
+      raise ValueError(f"processor.read_len={read_len} must lie in 0..text_len={text_len}")
+    self.pixels, self.tokenizer = pixels, tokenizer
+    self.image_tokens, self.grid = image_tokens, grid
+    self.text_len, self.read_len = text_len, read_len
+
+  def _pack(self, prefix: str, suffix: str | None) -> prompt.Packed:
+    tok = self.tokenizer
+    return prompt.pack(
+      tok.encode(prefix),
+      None if suffix is None else tok.encode(suffix),
+      image_tokens=self.image_tokens,
+      text_len=self.text_len,
+      bos=tok.bos,
+      eos=tok.eos,
+      sep=tok.newline,
+      pad=tok.pad or 0,
+      read_len=self.read_len,
+    )
+
+  def row(self, example, rng):
+    try:
+      packed = self._pack(_text(example, "prefix"), _text(example, "suffix"))
+    except BadExample:
+      raise
+    except ValueError as e:
+      raise BadExample(str(e), str(example.get("id", ""))) from None
+    return {**_picture(example, self.pixels), **packed.arrays, "bad": _GOOD}, packed.cut
+
+  def prompt(self, example):
+    """As a call, but without suffix: `read` = [last position of the prompt], K = 1."""
+    packed = self._pack(_text(example, "prefix"), None)
+    return {**_picture(example, self.pixels), **packed.arrays, "bad": _GOOD}
+
+  def blank(self):
+    packed = self._pack("", "")
+    arrays = {**_no_picture(self.pixels), **packed.arrays, "bad": _BAD}
+    # The tokens stay a valid short prompt: a row of padding only would give NaN in some softmax.
+    return {**arrays, "image_item": np.ones(1, np.int32), "weights": arrays["weights"] * 0}
+
+
+class Contrastive(Processor):
+  """Picture and text for a two-tower model (see `prompt.pack_text`).
+
+  Args:
+    pixels: image settings.
+    tokenizer: needs eos.
+    text_len: T.
+    grid: patch grid (h, w).
+
+  Rows: `image` uint8 [1, H, W, 3], `image_item` int32 [1], the fields of `prompt.pack_text`,
+  `bad` int32 [].
+  """
+
+  def __init__(self, pixels, tokenizer, *, text_len=64, grid=None):
+    if tokenizer.eos is None:
+      raise ValueError("the tokeniser has no EOS, which contrastive needs")
+    self.pixels, self.tokenizer, self.text_len, self.grid = pixels, tokenizer, text_len, grid
+
+  def _pack(self, text: str) -> tuple[Arrays, bool]:
+    tok = self.tokenizer
+    ids = tok.encode(text)
+    arrays = prompt.pack_text(ids, text_len=self.text_len, eos=tok.eos, pad=tok.pad or 0)
+    return arrays, len(ids) >= self.text_len
+
+  def row(self, example, rng):
+    arrays, cut = self._pack(_text(example, "text"))
+    return {**_picture(example, self.pixels), **arrays, "bad": _GOOD}, cut
+
+  def prompt(self, example):
+    """As a call, but either side may be missing: a black picture, an empty text."""
+    there = "image" in example
+    picture = _picture(example, self.pixels) if there else _no_picture(self.pixels)
+    return {**picture, **self._pack(example.get("text", ""))[0], "bad": _GOOD}
+
+  def blank(self):
+    arrays = {**_no_picture(self.pixels), **self._pack("")[0], "bad": _BAD}
+    return {**arrays, "image_item": np.ones(1, np.int32), "weights": arrays["weights"] * 0}
+
+
+class Mask(Processor):
+  """Masks for the mask codec.
+
+  Args:
+    size: side of the square, 64 for PaliGemma's codec.
+
+  Rows: `mask` float32 [size, size, 1] in [0, 1], `weights` float32 [1], `bad` int32 [].
+  """
+
+  def __init__(self, size: int = 64):
+    self.size = ops.pair(size)
+
+  def row(self, example, rng):
+    record = str(example.get("id", ""))
+    if "mask" not in example:
+      raise BadExample("has no field 'mask'", record)
+    mask = np.asarray(example["mask"])
+    if mask.ndim == 3 and mask.shape[-1] == 1:
+      mask = mask[..., 0]
+    if mask.ndim != 2 or not mask.size:
+      raise BadExample(f"mask of shape {list(mask.shape)}; want [H, W]", record)
+    if mask.dtype == np.uint8 and mask.max() > 1:
+      mask = mask / np.float32(255)
+    mask = mask.astype(np.float32)
+    if not (mask.min() >= 0 and mask.max() <= 1):
+      raise BadExample(f"mask values {mask.min()}..{mask.max()}; want 0..1", record)
+    if mask.shape != self.size:
+      img = Image.fromarray(mask).resize(self.size[::-1], Image.Resampling.BILINEAR)
+      mask = np.clip(np.asarray(img, np.float32), 0, 1)
+    return dict(mask=mask[..., None], weights=np.ones(1, np.float32), bad=_GOOD), False
+
+  def prompt(self, example):
+    return self(example, np.random.default_rng(0))
+
+  def blank(self):
+    zeros = np.zeros((*self.size, 1), np.float32)
+    return dict(mask=zeros, weights=np.zeros(1, np.float32), bad=_BAD)
+
+
+KINDS = ("prefix_lm", "contrastive", "mask")
+_FIELDS = ("kind", "image", "tokenizer", "text_len", "read_len")
+_IMAGE = ("size", "method", "antialias", "backend", "reduce", "max_pixels", "max_bytes")
+
+
+def make(
+  cfg: Mapping[str, Any],
+  *,
+  tokenizer: tokenizers.SentencePiece | None = None,
+  image_tokens: int = 0,
+  grid: tuple[int, int] | None = None,
+  workdir: str | os.PathLike | None = None,
+) -> Processor:
+  """Builds a processor of `config.processor`.
+
+  Args:
+    cfg: `dict(kind="prefix_lm"|"contrastive"|"mask", image=dict(size=, ...), tokenizer=dict(...),
+      text_len=, read_len=)`.
+    tokenizer: instead of the one that `cfg.tokenizer` names.
+    image_tokens: rows of the connector for a picture (prefix_lm).
+    grid: patch grid (h, w).
+    workdir: what "workdir:FILE" paths are relative to.
+  """
+  for key in cfg:
+    if key not in _FIELDS:
+      raise ValueError(names.unknown("field of processor", key, _FIELDS))
+  image = dict(cfg.get("image", {}))
+  for key in image:
+    if key not in _IMAGE:
+      raise ValueError(names.unknown("field of processor.image", key, _IMAGE))
+  kind = cfg.get("kind", "prefix_lm")
+  if kind not in KINDS:
+    raise ValueError(names.unknown("processor", kind, KINDS))
+  if kind == "mask":
+    return Mask(image.get("size", 64))
+  if "size" not in image:
+    raise ValueError("processor.image.size is missing")
+  if tokenizer is None:
+    if not cfg.get("tokenizer"):
+      raise ValueError("processor.tokenizer is missing: dict(kind='sentencepiece', path=...)")
+    tokenizer = tokenizers.make(cfg["tokenizer"], workdir)
+  pixels = Pixels(**image)
+  text_len = cfg.get("text_len", 64)
+  if kind == "contrastive":
+    return Contrastive(pixels, tokenizer, text_len=text_len, grid=grid)
+  return PrefixLM(
+    pixels,
+    tokenizer,
+    image_tokens=image_tokens,
+    grid=grid,
+    text_len=text_len,
+    read_len=cfg.get("read_len", 0),
+  )
