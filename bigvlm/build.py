@@ -168,7 +168,9 @@ def _vlm(cfg: Mapping, common: dict) -> nn.Module:
 
 def _mask_codec(cfg: Mapping, common: dict) -> nn.Module:
   fields = _slots(cfg, ("codec",)).get("codec", {})
-  return _make({"mask_codec": mask_codec.MaskCodec}, {"kind": "mask_codec", **fields}, "model.codec")
+  return _make(
+    {"mask_codec": mask_codec.MaskCodec}, {"kind": "mask_codec", **fields}, "model.codec"
+  )
 
 
 def image_size(processor_cfg: Mapping) -> tuple[int, int]:

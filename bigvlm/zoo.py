@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from bigvlm import build, config
 from bigvlm.types import Batch, MaskSpec, Media, Text
+from bigvlm.utils import names as names_lib
 from bigvlm.utils import tree
 
 
@@ -16,9 +17,18 @@ def names() -> list[str]:
 
 
 def load_config(name: str):
-  """Config of a zoo name `family[:arg]`, a shipped config or the path of a config file."""
+  """Config of a zoo name `family[:arg]`, a shipped config or the path of a config file.
+
+  Raises:
+    ValueError: no such name. FileNotFoundError: no such file.
+  """
   family = name.split(":")[0]
-  return config.load(f"models/{name}" if family in names() else name)
+  if family in names():
+    return config.load(f"models/{name}")
+  if not family.endswith(".py") and family not in config.shipped():
+    others = [n for n in config.shipped() if not n.startswith("models/")]
+    raise ValueError(names_lib.unknown("model or config", family, names() + others))
+  return config.load(name)
 
 
 def abstract_batch(model_cfg: Mapping, processor_cfg: Mapping, rows: int = 1) -> Batch:
@@ -80,7 +90,9 @@ def _table(title: str, leaves: dict) -> str:
   for name, leaf in leaves.items():
     part = "/".join(name.split("/")[:2]) if name.startswith("encoders/") else name.split("/")[0]
     sums[part] = sums.get(part, 0) + leaf.size
-  rows = [(name, str(leaf.shape), str(leaf.dtype), f"{leaf.size:,}") for name, leaf in leaves.items()]
+  rows = [
+    (name, str(leaf.shape), str(leaf.dtype), f"{leaf.size:,}") for name, leaf in leaves.items()
+  ]
   widths = [max(len(row[i]) for row in rows) for i in range(4)]
   lines = [f"{title}: {total:,} parameters, {size / 2**30:.2f} GiB"]
   lines += [f"  {part:<{max(map(len, sums))}}  {count:>16,}" for part, count in sums.items()]
