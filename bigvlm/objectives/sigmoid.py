@@ -140,7 +140,7 @@ class Sigmoid:
 
   Reads heads `image` [B, D], `text` [B, D], `scale` and `bias`. A row counts when any
   of its `batch.weights` does. Metrics: `accuracy` (image to text, within the
-  batch; a tie is a miss), `scale`, `bias`.
+  batch; a tie is a miss), `scale`, `bias`, and `loss` over the rows that count.
   """
 
   mesh: Mesh | None = None
@@ -153,4 +153,9 @@ class Sigmoid:
     valid = tiles.valid_rows(batch, image.shape[0])
     loss, hits, count = sigmoid_loss(image, text, scale, bias, valid, self.mesh, self.chunk)
     one = jnp.ones(())
-    return loss, {"accuracy": (hits, count), "scale": (scale, one), "bias": (bias, one)}
+    return loss, {
+      "loss": (loss * count, count),
+      "accuracy": (hits, count),
+      "scale": (scale, one),
+      "bias": (bias, one),
+    }

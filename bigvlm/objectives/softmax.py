@@ -128,7 +128,7 @@ class Softmax:
 
   Reads heads `image` [B, D], `text` [B, D] and `scale`; a bias would cancel. A row
   counts when any of its `batch.weights` does. Metrics: `accuracy` (image to
-  text, within the batch; a tie is a miss), `scale`.
+  text, within the batch; a tie is a miss), `scale`, and `loss` over the rows that count.
   """
 
   mesh: Mesh | None = None
@@ -140,4 +140,9 @@ class Softmax:
     scale = scale.reshape(())
     valid = tiles.valid_rows(batch, image.shape[0])
     loss, hits, count = softmax_loss(image, text, scale, valid, self.mesh, self.chunk)
-    return loss, {"accuracy": (hits, count), "scale": (scale, jnp.ones(()))}
+    one = jnp.ones(())
+    return loss, {
+      "loss": (loss * count, count),
+      "accuracy": (hits, count),
+      "scale": (scale, one),
+    }

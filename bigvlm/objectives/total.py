@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
+
 from bigvlm import types
 
 
@@ -24,6 +26,6 @@ class Total:
     for name, weight, objective in self.parts:
       loss, found = objective(out, batch)
       total = total + weight * loss
-      metrics[f"{name}/loss"] = (loss, 1.0)
+      metrics[f"{name}/loss"] = (loss, jnp.ones(()))
       metrics |= {f"{name}/{key}": value for key, value in found.items()}
     return total, metrics

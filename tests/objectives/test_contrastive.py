@@ -173,7 +173,8 @@ def test_objective_reads_heads_and_weights_of_a_batch(references, kind):
   )
   want = getattr(references, kind)(*raw, weights[:, 0])
   np.testing.assert_allclose(loss, want[0], rtol=2e-6)
-  assert metrics["accuracy"][1] == N - len(BAD)
+  assert metrics["accuracy"][1] == metrics["loss"][1] == N - len(BAD)
+  np.testing.assert_allclose(metrics["loss"][0] / metrics["loss"][1], want[0], rtol=2e-6)
   assert 0 < metrics["accuracy"][0] < N - len(BAD)
   assert [float(v) for v in metrics["scale"]] == [8, 1]
   assert ("bias" in metrics) == (kind == "sigmoid")
