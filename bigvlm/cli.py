@@ -51,7 +51,8 @@ examples:
   bigvlm predict workdir/quickstart --image my.png --prompt "detect 7"
   bigvlm predict workdir/quickstart --image my.png --prompt "segment 3" --out drawn.png
   bigvlm predict workdir/quickstart --image a.png b.png --prompt caption
-One line an image goes to stdout. --out draws the boxes and masks of the answer.
+The answers go to stdout, one line an image. Boxes and masks of an answer are drawn into --out,
+by default NAME.answer.png beside the picture.
 """
 
 _INFO = """\
@@ -90,6 +91,10 @@ def train(argv: list[str]) -> int:
   parser.add_argument("--workdir", metavar="DIR", help="default: workdir/<config>[_<argument>]")
   parser.add_argument("--stages", metavar="SLICE", help="which stages to run: 1: or :2 or NAME")
   parser.add_argument("--config.FIELD", metavar="VALUE", help="override a field of the config")
+  several = "several hosts, where neither Slurm nor a TPU pod tells: "
+  parser.add_argument("--coordinator", metavar="HOST:PORT", help=several + "process 0's address")
+  parser.add_argument("--num_processes", metavar="N", help="how many processes there are")
+  parser.add_argument("--process_id", metavar="I", help="which of them this is, 0 to N-1")
   if not argv or "-h" in argv or "--help" in argv:
     parser.print_help()
     return 0
@@ -115,20 +120,17 @@ def predict(argv: list[str]) -> None:
   parser.add_argument("--image", metavar="FILE", nargs="+", required=True, help="pictures")
   parser.add_argument("--prompt", metavar="TEXT", required=True, help="the question")
   parser.add_argument("--stage", metavar="NAME", help="default: the last finished stage")
-  parser.add_argument("--out", metavar="FILE", help="picture to write the drawn answer to")
+  parser.add_argument("--out", metavar="FILE", help="PNG to draw the answer into")
   parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default: 64")
   args = parser.parse_args(argv)
   if args.out and len(args.image) > 1:
     parser.error("--out draws one picture, and --image names several")
   jaxcache.enable()
-  importlib.import_module("bigvlm.api").predict(
-    args.workdir,
-    args.image,
-    args.prompt,
-    stage=args.stage,
-    out=args.out,
-    max_new_tokens=args.max_new_tokens,
-  )
+  model = importlib.import_module("bigvlm.trainers.evaluate").load(args.workdir, args.stage)
+  ask = importlib.import_module("bigvlm.trainers.predict").predict
+  for image in args.image:
+    n = args.max_new_tokens
+    ask(args.workdir, image, args.prompt, args.out, max_new_tokens=n, model=model)
 
 
 def info(argv: list[str]) -> None:
@@ -161,12 +163,10 @@ def _help() -> str:
 def _expected(error: BaseException) -> bool:
   """Whether our own code raised this on purpose, or the system refused a file.
 
-  A ValueError from deep within a library is a bug of ours, and its traceback is wanted.
+  An error from deep within a library is a bug of ours, and its traceback is wanted.
   """
   if isinstance(error, OSError):
     return True
-  if not isinstance(error, ValueError):
-    return False
   *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
   return innermost.f_globals.get("__name__", "").startswith("bigvlm")
 

@@ -118,6 +118,14 @@ def test_check_refuses(fields, said):
     config.check(broken(**fields))
 
 
+def test_check_makes_floats_of_ints():
+  """So that `--config.stages[0].lr=1e-3` is no change of type after `lr=1` in a file."""
+  text = config.to_json(broken(stages__0__lr=0.5)).replace('"lr": 0.5', '"lr": 1')
+  assert type(config.from_json(text).stages[0].lr) is int
+  lr = config.check(config.from_json(text)).stages[0].lr
+  assert lr == 1.0 and type(lr) is float
+
+
 def test_check_wants_every_field():
   c = common.base()
   del c.loader
@@ -126,12 +134,12 @@ def test_check_wants_every_field():
 
 
 def test_merge_goes_into_dicts_and_leaves_its_arguments_alone():
-  base = ConfigDict({"kind": "vlm", "image": {"size": 32, "ops": (1, 2)}, "text": None})
+  base = ConfigDict({"kind": "vlm", "image": {"size": 32, "ops": (1, 2), "x": 1}, "text": None})
   over = ConfigDict({"image": {"size": 64, "ops": (3,)}, "text": {"kind": "t"}})
   merged = config.merge(base, over)
   assert merged.to_dict() == {
     "kind": "vlm",
-    "image": {"size": 64, "ops": (3,)},
+    "image": {"size": 64, "ops": (3,), "x": 1},
     "text": {"kind": "t"},
   }
   merged.image.size = 1
@@ -255,6 +263,7 @@ def test_patterns_match_whole_names():
     "t": False,
   }
   assert tree.match(tree.names(PARAMS), (".*/posemb", "encoders/.*")) == [1, 0, -1]
+  assert tree.mask({"head": 1, "head2": 2}, ("head",)) == {"head": True, "head2": False}
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ EVERYTHING = FILES + sorted(
 
 # What of ours each part may import, by prefix; the longest key that fits a module holds.
 CORE = ("types", "layers", "models", "objectives", "parallel", "processing", "ckpt", "utils")
+TOP = (*CORE, "build", "generate", "api", "config", "data", "evaluators")
 ALLOWED = {
   "types": (),
   "schema": ("utils", "configs.common"),
@@ -31,23 +32,15 @@ ALLOWED = {
   "ckpt": ("types", "ckpt", "parallel", "utils"),
   "build": (*CORE, "build"),
   "generate": (*CORE, "generate"),
+  "testing": (*CORE, "build", "config", "testing"),
   "api": (*CORE, "build", "generate", "api", "config"),
   "zoo": (*CORE, "build", "config", "configs", "zoo"),
-  "cli": (*CORE, "build", "generate", "api", "zoo", "config", "evaluators", "data", "trainers"),
   "configs": ("config", "configs", "utils"),
   "data": ("processing", "data", "utils"),
-  "evaluators": (*CORE, "build", "generate", "api", "config", "data", "evaluators"),
-  "trainers": (
-    *CORE,
-    "build",
-    "generate",
-    "api",
-    "zoo",
-    "config",
-    "data",
-    "evaluators",
-    "trainers",
-  ),
+  "evaluators": TOP,
+  "trainers": (*TOP, "zoo", "trainers"),
+  "trainers.train": (*TOP, "trainers", "cli"),
+  "cli": (*TOP, "zoo", "trainers"),
 }
 # Never imported at the top of a file of these parts: they start slowly, or do not belong there.
 HEAVY = ("tensorflow_datasets", "sklearn", "matplotlib", "tensorboardX", "orbax", "scipy", "grain")
