@@ -27,7 +27,8 @@ _STAGE = dict(
   accumulate=1,  # micro-batches a step
   ema=0.0,  # decay; 0 = off
   objective=dict(kind="prefix_lm"),
-  init=dict(source="previous", fresh=(), drop=(), optimizer="fresh"),
+  # source: previous, fresh, or a workdir; resample: method for position tables (layers/posemb.py).
+  init=dict(source="previous", fresh=(), drop=(), optimizer="fresh", resample="linear_corners"),
   evals=(),  # dict(name=, kind=, every=0, ...); every 0 = at the end of the stage only
   mesh=dict(),  # merged over config.mesh
 )

@@ -1,0 +1,118 @@
+"""What runs left on disk: which stage of which workdir, and its tensors."""
+
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+
+from bigvlm import config as config_lib
+from bigvlm.ckpt import native
+from bigvlm.parallel import sharding
+from bigvlm.trainers import stages
+from bigvlm.utils import names
+from bigvlm.utils import tree as tree_lib
+
+
+def locate(
+  source: str | pathlib.Path, stage: str | None = None
+) -> tuple[Any, pathlib.Path, stages.Stage, int | None]:
+  """(config, workdir, stage, step or None) of a workdir or one of its checkpoint folders.
+
+  Args:
+    source: WORKDIR, WORKDIR/checkpoints/STAGE or WORKDIR/checkpoints/STAGE/STEP.
+    stage: name of the stage; by default the last one that is finished.
+
+  Raises:
+    ValueError: the path is no workdir, or has no such (or no finished) stage.
+  """
+  path, step = pathlib.Path(source), None
+  if "checkpoints" in path.parts:
+    at = len(path.parts) - 1 - path.parts[::-1].index("checkpoints")
+    inside, path = path.parts[at + 1 :], pathlib.Path(*path.parts[:at])
+    stage = inside[0] if inside else stage
+    step = int(inside[1]) if len(inside) > 1 and inside[1].isdigit() else None
+  if not (path / "config.json").is_file():
+    raise ValueError(f"{path} is no workdir of a run: it has no config.json")
+  config = config_lib.check(config_lib.from_json((path / "config.json").read_text()))
+  plan = {s.name: s for s in stages.resolve(config, path)}
+  if stage is None:
+    done = [name for name in plan if (path / "results" / f"{name}.json").is_file()]
+    if not done:
+      raise ValueError(f"no stage of {path} is finished; name one of {', '.join(plan)}")
+    stage = done[-1]
+  return config, path, names.lookup("stage", stage, plan), step
+
+
+def read(
+  workdir: pathlib.Path,
+  stage: str,
+  mesh: jax.sharding.Mesh,
+  groups: Iterable[str],
+  *,
+  step: int | None = None,
+  verify: str = "sample",
+) -> dict[str, jax.Array]:
+  """Tensors of a checkpoint by name, cut over `mesh` by the fsdp fallback.
+
+  Args:
+    workdir, stage, step: which checkpoint; the newest by default.
+    mesh: any mesh.
+    groups: which parts of the state: "params", "frozen", "ema", "opt".
+    verify: see `Checkpointer`.
+
+  Raises:
+    ValueError: the stage has no complete checkpoint.
+    native.CheckpointError: see `Checkpointer.restore`.
+  """
+  folder = pathlib.Path(workdir) / "checkpoints" / stage
+  saver = native.Checkpointer(folder, verify=verify)
+  try:
+    step = saver.latest() if step is None else step
+    if step is None:
+      raise ValueError(f"stage {stage!r} has no complete checkpoint in {folder}")
+    specs, _ = saver.describe(step)
+    out = {}
+    for group in groups:
+      part = {name: spec for name, spec in specs.items() if name.split("/")[0] == group}
+      if part:
+        out.update(_read_group(saver, step, group, part, mesh))
+    return out
+  finally:
+    saver.close()
+
+
+def _read_group(saver: Any, step: int, group: str, part: Mapping, mesh: Any) -> dict:
+  tree = tree_lib.unflatten(part)
+  layout = sharding.shardings(tree, mesh)
+  like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, layout)
+  return tree_lib.flatten(saver.restore(like, step, only=group)[0])
+
+
+def before(
+  plan: list[stages.Stage], built: stages.Built, workdir: pathlib.Path
+) -> tuple[stages.Stage, dict[str, jax.Array]] | None:
+  """What `init.source` of a stage names, from disk: (the stage that wrote it, its tensors).
+
+  `previous` is the stage before in this workdir (None for the first stage), `fresh` is
+  None, anything else is a path that `locate` takes.
+
+  Raises:
+    ValueError: there is no such checkpoint; names the field.
+  """
+  stage, init = built.stage, built.stage.cfg["init"]
+  source, field = init["source"], f"{built.stage.field}.init.source={init['source']!r}"
+  if source == "fresh" or (source == "previous" and stage.index == 0):
+    return None
+  try:
+    step = None
+    if source == "previous":
+      first = plan[stage.index - 1]
+      if not (workdir / "results" / f"{first.name}.json").exists():
+        raise ValueError(f"stage {first.name!r} is not finished in {workdir}")
+    else:
+      _, workdir, first, step = locate(source)
+    groups = ["params", "frozen"] + ["opt"] * (init["optimizer"] == "carry")
+    return first, read(workdir, first.name, built.mesh, groups, step=step)
+  except ValueError as e:
+    raise ValueError(f"{field}: {e}") from None
