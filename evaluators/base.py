@@ -24,8 +24,9 @@ class Evaluator:
   """Runs a model over examples and scores it.
 
   Config fields: `name` (before the slash in metric names; the trainer adds it), `kind`, `every`,
-  `data` (one source), `examples` (0 = all, else that many from the start), `batch_size`, and those
-  in the `fields` of the subclass. Unknown fields raise a ValueError with the nearest names.
+  `data` (record of a source, or a source), `examples` (0 = all, else that many from the start),
+  `batch_size`, and those in the `fields` of the subclass. Unknown fields raise a ValueError with
+  the nearest names.
 
   A record whose image cannot be read is left out of the scores, with a warning that names it.
   Subclasses give `rows`, `summarise` and `record`.

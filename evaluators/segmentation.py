@@ -22,7 +22,9 @@ class Segmentation(base.Evaluator):
 
   def __init__(self, cfg):
     super().__init__(cfg)
-    self._path = self.cfg["codec"] or self.cfg["data"].get("codec", "")
+    self._path = self.cfg["codec"]
+    if not self._path and hasattr(self.cfg["data"], "get"):  # a record, not a source
+      self._path = self.cfg["data"].get("codec", "")
     if not self._path:
       raise ValueError(f"{self.label}: field 'codec' is missing: the path of a mask codec (.npz)")
     self._codec = None

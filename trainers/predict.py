@@ -1,7 +1,10 @@
 """Asks a trained model about a picture, and draws the boxes and masks of its answer."""
 
+import json
 import os
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +12,6 @@ from bigvlm.evaluators import segmentation
 from bigvlm.processing import boxes, image, masks
 from bigvlm.utils import draw, log
 
-CODEC = "mask_codec.npz"  # where a run keeps its mask codec
 _SIDE = 768  # longer side of the drawn picture
 
 
@@ -59,28 +61,54 @@ def predict(
   if out and not target.parent.is_dir():
     raise ValueError(f"'{target.parent}' is no folder; --out cannot be written there")
   if model is None:
-    from bigvlm import api
+    from bigvlm.trainers import evaluate
 
-    model = api.load(workdir) if stage is None else api.load(workdir, stage=stage)
+    model = evaluate.load(workdir, stage)
   answer = model.generate([pixels], [prompt], max_new_tokens=max_new_tokens, batch_size=1)[0]
   print(answer)
-  picture = drawn(pixels, answer, pathlib.Path(workdir) / CODEC)
+  picture = drawn(pixels, answer, codec_of(pathlib.Path(workdir)))
   if picture is not None or out:
     (picture or draw.annotate(pixels, side=_SIDE)).save(target, "png")
     log.line(f"drawn: {target}")
   return answer
 
 
-def drawn(pixels: np.ndarray, answer: str, codec: pathlib.Path):
+def codec_of(workdir: pathlib.Path) -> pathlib.Path | None:
+  """The mask codec that the config of a run names (for data, evaluators, to be made), or None."""
+  path = workdir / "config.json"
+  config = json.loads(path.read_text()) if path.exists() else {}
+  named = next(_codecs(config), None)
+  made = config.get("prepare", {}).get("codec")
+  if named is None and made is not None:
+    named = f"workdir:{made.get('path', 'mask_codec.npz')}"
+  if named is None:
+    return None
+  inside = named.removeprefix("workdir:")
+  return workdir / inside if inside != named else pathlib.Path(named)
+
+
+def _codecs(value: Any) -> Iterator[str]:
+  """All strings that stand under the name `codec`, at any depth."""
+  if isinstance(value, dict):
+    if value.get("codec") and isinstance(value["codec"], str):
+      yield value["codec"]
+    value = list(value.values())
+  if isinstance(value, list):
+    for item in value:
+      yield from _codecs(item)
+
+
+def drawn(pixels: np.ndarray, answer: str, codec: pathlib.Path | None):
   """The picture (uint8 [H, W, 3]) with the answer's boxes and first mask; None if it has none."""
   found = [one for one in boxes.parse(answer) if one.valid]
   if not found:
     return None
   mask = None
-  if found[0].codes is not None and codec.exists():
+  if found[0].codes is not None and codec is not None and codec.exists():
     mask = segmentation.first_mask(masks.load(str(codec)), answer, *pixels.shape[:2])
   elif found[0].codes is not None:
-    log.warn(f"the answer has a mask, but '{codec}' is not there to decode it; boxes only")
+    where = f"'{codec}' is not there" if codec else "the config names no codec"
+    log.warn(f"the answer has a mask, but {where} to decode it; only its box is drawn")
   return draw.annotate(pixels, [(one.box, one.name) for one in found], mask, side=_SIDE)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 # Formats that decode in-process from one buffer. EPS, PDF and the like start other programs.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+# Pillow opens MPO through JPEG and raises a KeyError for the name.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 BACKENDS = ("pil", "opencv")
 _ORIENTATION = 0x0112  # EXIF tag
 
