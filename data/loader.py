@@ -7,6 +7,7 @@ record that cannot be used keeps its row, with weight 0.
 """
 
 import collections
+import functools
 import hashlib
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from bigvlm.utils import names
 
 Arrays = dict[str, np.ndarray]
 POLICIES = ("skip", "raise")
+_SMALL = 4096
 
 
 class TooManyBad(RuntimeError):
@@ -40,6 +42,35 @@ class _Numbers:
 
   def __repr__(self) -> str:
     return f"Numbers({self._source}, {self._size})"
+
+
+@functools.lru_cache(maxsize=64)
+def _order(seed: int, epoch: int, size: int) -> np.ndarray:
+  """The order of one epoch of a small source."""
+  order = np.random.default_rng((seed, epoch)).permutation(size)
+  order.flags.writeable = False
+  return order
+
+
+class _Shuffled:
+  """Endless shuffled epochs of a small source, (source number, record) each.
+
+  grain's shuffle walks through 2^16 numbers to find one below the size: measured 3.6 ms a draw
+  for 10 records and 0.07 ms for 500, against 0.004 ms from 2^16 records on.
+  """
+
+  def __init__(self, source: int, size: int, seed: int):
+    self._source, self._size, self._seed = source, size, seed
+
+  def __len__(self) -> int:
+    return sys.maxsize
+
+  def __getitem__(self, k: int) -> tuple[int, int]:
+    epoch, i = divmod(k, self._size)
+    return self._source, int(_order(self._seed, epoch, self._size)[i])
+
+  def __repr__(self) -> str:
+    return f"Shuffled({self._source}, {self._size}, {self._seed})"
 
 
 class _Mixed:
@@ -269,10 +300,12 @@ def train_loader(
 
   parents = []
   for number, source in enumerate(mixed.sources):
+    order = _seed(seed, f"shuffle/{mixed.names[number]}")
+    if shuffle and len(source) <= _SMALL:
+      parents.append(grain.MapDataset.source(_Shuffled(number, len(source), order)))
+      continue
     data = grain.MapDataset.source(_Numbers(number, len(source)))
-    if shuffle:
-      data = data.shuffle(seed=_seed(seed, f"shuffle/{mixed.names[number]}"))
-    parents.append(data.repeat(None))
+    parents.append((data.shuffle(seed=order) if shuffle else data).repeat(None))
   stream = grain.MapDataset.source(_Mixed(parents, mixed.parts))
   stream = stream.random_map(_Row(mixed, processor), seed=_seed(seed, "rows"))
   rows = stream[process_index::process_count]

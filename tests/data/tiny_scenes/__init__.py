@@ -1,0 +1,1 @@
+"""A TFDS dataset for the tests; a package, because TFDS looks for files beside the builder."""
