@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "RESULTS.md"
+_TITLE = "# What was measured\n\nEvery section is written by the command that it names.\n"
 _GEMM_SIZES = (1024, 2048)
 
 
@@ -60,17 +62,18 @@ def time_it(fn: Callable[[], Any], *, warmup: int = 1, repeats: int = 5) -> floa
   return statistics.median(times)
 
 
-def gemm_limit(dtype: str = "float32") -> float:
+def gemm_limit(dtype: str = "float32", tiny: bool = False) -> float:
   """FLOP/s of this machine's best square matrix product now: `dtype` in, float32 out.
 
-  The best of several, so that a busy moment does not lower the limit.
+  The best of several, so that a busy moment does not lower the limit. `tiny` takes a
+  product too small to say anything, to show only that it runs.
   """
   import jax
   import jax.numpy as jnp
 
   product = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
   best = 0.0
-  for n in _GEMM_SIZES:
+  for n in (128,) if tiny else _GEMM_SIZES:
     a, b = (jax.random.normal(key, (n, n), dtype) for key in jax.random.split(jax.random.key(0)))
     seconds = min(time_it(lambda a=a, b=b: product(a, b), repeats=1) for _ in range(7))
     best = max(best, 2 * n**3 / seconds)
@@ -116,6 +119,22 @@ class LiveMemory:
 def _rss() -> int:
   pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
   return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def write_section(name: str, markdown: str, path: pathlib.Path = RESULTS) -> None:
+  """Puts a section into RESULTS.md, in the place of the one that had this name.
+
+  Args:
+    name: what marks the section; readers do not see it.
+    markdown: all of it, its heading too.
+  """
+  begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+  text = path.read_text() if path.exists() else _TITLE
+  before, found, rest = text.partition(begin)
+  after = rest.partition(end)[2] if found else "\n"
+  part = path.with_name(f"{path.name}.{os.getpid()}.part")
+  part.write_text(f"{before.rstrip()}\n\n{begin}\n{markdown.strip()}\n{end}{after}")
+  os.replace(part, path)
 
 
 def in_subprocess(script: str, *args: str) -> None:

@@ -1,7 +1,7 @@
 """Both contrastive losses with their gradients: seconds and memory at N = 1k to 32k.
 
-Usage: python benchmarks/losses.py [--kinds=sigmoid,softmax] [--sizes=1024,...,32768]
-  [--dtypes=float32] [--width=768] [--chunk=0]
+Usage: python -m benchmarks.losses [--kinds=sigmoid,softmax] [--sizes=1024,...,32768]
+  [--dtypes=float32] [--width=768] [--chunk=0] [--tiny]
 
 One process a measurement, so that peaks are clean. `memory` counts what the
 call holds beyond its inputs: gradients, accumulators and tiles. The limit is
@@ -12,12 +12,12 @@ matrix products are 6 N^2 D (sigmoid) and 8 N^2 D (softmax) operations.
 
 import argparse
 
-import common
+from benchmarks import common
 
 _PRODUCTS = {"sigmoid": 6, "softmax": 8}
 
 
-def measure(kind: str, n: int, dtype: str, width: int, chunk: int) -> None:
+def measure(kind: str, n: int, dtype: str, width: int, chunk: int, tiny: bool) -> None:
   """Measures one loss + gradients for image, text, scale (and bias)."""
   import jax
   import jax.numpy as jnp
@@ -39,12 +39,12 @@ def measure(kind: str, n: int, dtype: str, width: int, chunk: int) -> None:
   args = (x, y, *scalars)
   step = jax.jit(jax.value_and_grad(value, argnums=tuple(range(len(args)))))
   program = step.lower(*args).compile()
-  limit = common.gemm_limit(dtype)
+  limit = common.gemm_limit(dtype, tiny)
   with common.LiveMemory() as memory:
     seconds = common.time_it(lambda: program(*args), warmup=0, repeats=1)
   if seconds < 5:
     seconds = min(seconds, common.time_it(lambda: program(*args), repeats=3))
-  limit = max(limit, common.gemm_limit(dtype))
+  limit = max(limit, common.gemm_limit(dtype, tiny))
   planned = program.memory_analysis()
   common.emit(
     f"{kind}_loss",
@@ -67,15 +67,19 @@ def main() -> None:
   parser.add_argument("--dtypes", default="float32")
   parser.add_argument("--width", type=int, default=768)
   parser.add_argument("--chunk", type=int, default=0, help="side of a tile; 0 = the default")
+  parser.add_argument("--tiny", action="store_true", help="sizes that show only that it runs")
   parser.add_argument("--here", action="store_true", help="measure in this process")
   args = parser.parse_args()
+  if args.tiny:
+    args.sizes, args.width = "64", 16
   for kind in args.kinds.split(","):
     for dtype in args.dtypes.split(","):
       for size in map(int, args.sizes.split(",")):
         if args.here:
-          measure(kind, size, dtype, args.width, args.chunk)
+          measure(kind, size, dtype, args.width, args.chunk, args.tiny)
         else:
           one = [f"--kinds={kind}", f"--dtypes={dtype}", f"--sizes={size}", "--here"]
+          one += ["--tiny"] if args.tiny else []
           common.in_subprocess(__file__, *one, f"--width={args.width}", f"--chunk={args.chunk}")
 
 
