@@ -109,6 +109,16 @@ def test_bfloat16_embeddings_are_summed_in_float32(references, kind):
 
 
 @pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
+def test_every_product_of_bfloat16_asks_for_a_float32_sum(references, kind):
+  _, args = inputs(references, kind, dtype=jnp.bfloat16)
+  fn = dict(sigmoid=sigmoid.sigmoid_loss, softmax=softmax.softmax_loss)[kind]
+  step = jax.jit(jax.grad(lambda *args: fn(*args, np.ones(N), None, 16)[0], argnums=(0, 1)))
+  products = [line for line in step.lower(*args).as_text().split("\n") if "dot_general" in line]
+  assert len(products) >= 3
+  assert all(line.split("->")[-1].strip().split(" ")[0].endswith("xf32>") for line in products)
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
 def test_large_logits_stay_finite_and_right(references, kind):
   raw, args = inputs(references, kind, scale=300.0)
   check(references, kind, raw, run(kind, args, np.ones(N), None, 16), np.ones(N), 5e-5)
