@@ -147,7 +147,10 @@ class Evaluator:
     prompts = [self.want(e, "prefix") for e in examples]
     batch = int(self.cfg["batch_size"])
     pixels = [e["image"] for e in examples]
-    return model.generate(pixels, prompts, max_new_tokens=max_new_tokens, batch_size=batch)
+    try:
+      return model.generate(pixels, prompts, max_new_tokens=max_new_tokens, batch_size=batch)
+    except ValueError as e:  # a prompt that is too long, a model that cannot write
+      raise ValueError(f"{self.label}: {e}") from e
 
 
 def prediction(

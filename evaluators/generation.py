@@ -59,7 +59,7 @@ class VQA(base.Evaluator):
   def summarise(self, rows):
     out = defaultdict(lambda: (0.0, 0))
     for row in rows:
-      for key in {"acc", row["kind"] or "acc"}:
+      for key in dict.fromkeys(("acc", row["kind"] or "acc")):
         total, count = out[key]
         out[key] = total + row["acc"], count + 1
     return dict(out)

@@ -76,6 +76,7 @@ def test_vqa_reports_every_kind_and_all():
   source = questions(5, kind=["which", "which", "count", "count", "largest"])
   metrics = make("vqa", source).run(Says(["0", "x", "2", "3", "x"]))
   assert metrics == {"acc": 0.6, "which": 0.5, "count": 1.0, "largest": 0.0}
+  assert list(metrics) == ["acc", "which", "count", "largest"]  # the same order in every run
 
 
 def test_vqa_with_the_official_score_and_many_answers():
@@ -235,6 +236,13 @@ def test_mistakes_in_a_config_are_named():
     make("vqa", questions(3), examples=9).run(Says("012"))
   with pytest.raises(ValueError, match="q/0 has no field 'boxes'"):
     make("detection", questions(1)).run(Says("0"))
+
+  class Refuses:
+    def generate(self, *args, **kwargs):
+      raise ValueError("the prefix takes 41 tokens")
+
+  with pytest.raises(ValueError, match="evaluator 'x': the prefix takes 41 tokens"):
+    make("vqa", questions(1)).run(Refuses())
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 255, 256, 257, 1000])
