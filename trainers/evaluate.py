@@ -8,6 +8,7 @@ import jax
 
 from bigvlm import api
 from bigvlm import config as config_lib
+from bigvlm.data import mixture
 from bigvlm.evaluators import table
 from bigvlm.trainers import launch, report, saved, stages
 from bigvlm.trainers import state as state_lib
@@ -60,6 +61,23 @@ def run_one(
     size = min(int(evaluator.cfg["batch_size"]), len(evaluator))
     shown += report.collect({cfg["name"]: evaluator}, runner, size)[:_SHOWN]
   return {f"{cfg['name']}/{metric}": float(value) for metric, value in found.items()}
+
+
+def check(stage: stages.Stage, workdir: pathlib.Path) -> None:
+  """Opens the sources and makes the evaluators of a stage: their names and files are there.
+
+  Raises:
+    ValueError, OSError: what is wrong, with the field it stands in.
+  """
+  try:
+    mixture.make(stage.cfg["data"], str(workdir))
+  except (ValueError, OSError) as e:
+    raise type(e)(f"{stage.field}.data ({stage.name}): {e}") from None
+  for cfg in stage.cfg["evals"]:
+    try:
+      table.make(_placed(cfg, workdir))
+    except ValueError as e:
+      raise ValueError(f"{stage.field}.evals ({stage.name}): {e}") from None
 
 
 def _placed(value: Any, workdir: pathlib.Path) -> Any:

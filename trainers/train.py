@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from bigvlm import config as config_lib
-from bigvlm.trainers import launch, loop, metrics, prepare
+from bigvlm.trainers import evaluate, launch, loop, metrics, prepare
 from bigvlm.trainers import stages as stages_lib
 from bigvlm.utils import log
 
@@ -90,6 +90,8 @@ class Run:
     self.plan = stages_lib.resolve(self.config, self.workdir)
     chosen = range(len(self.plan)) if wanted is None else wanted
     left = [s for s in self.plan if s.index in chosen and self.result(s) is None]
+    for stage in left:
+      evaluate.check(stage, self.workdir)
     built = [stages_lib.build(self.config, s, self.workdir) for s in left]
     if len(left) == len(self.plan):
       stages_lib.check_rules(self.config, built)
