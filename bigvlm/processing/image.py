@@ -4,7 +4,7 @@ import dataclasses
 import io
 import os
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -133,21 +133,20 @@ def _decode(data, limits, at_least, background, backend, record) -> np.ndarray:
   size = webp_size(data)  # Pillow allocates a WebP's whole canvas while opening it.
   if size:
     _check_size(*size, limits, record)
+  # OpenCV is wrong about CMYK and turns a truncated file into a half-grey picture without an
+  # error, so it gets complete and upright files of one or three components only.
+  if backend == "opencv" and data[-2:] == b"\xff\xd9":
+    header = jpeg_header(data)
+    if header is not None and header.components in (1, 3) and header.orientation == 1:
+      _check_size(header.width, header.height, limits, record)
+      pixels = _decode_opencv(data, header.height, header.width, at_least)
+      if pixels is not None:
+        return pixels
   with Image.open(io.BytesIO(data), formats=FORMATS) as img:
     _check_size(img.width, img.height, limits, record)
-    if img.format != "JPEG":
-      return _to_rgb(img, background, record)
-    orientation = img.getexif().get(_ORIENTATION, 1)
-    if at_least is not None and orientation >= 5:  # The sides change places after rotation.
-      at_least = at_least[::-1]
-    # OpenCV is wrong about CMYK and turns a truncated file into a half-grey picture without an
-    # error, so it gets complete files of one or three components only.
-    if backend == "opencv" and img.mode in ("L", "RGB") and orientation == 1:
-      if data[-2:] == b"\xff\xd9":
-        pixels = _decode_opencv(data, img.height, img.width, at_least)
-        if pixels is not None:
-          return pixels
-    if at_least is not None:
+    if at_least is not None and img.format == "JPEG":
+      if img.getexif().get(_ORIENTATION, 1) >= 5:  # The sides change places after rotation.
+        at_least = at_least[::-1]
       img.draft(None, (at_least[1], at_least[0]))
     return _to_rgb(img, background, record)
 
@@ -202,6 +201,43 @@ def _from_array(values: np.ndarray, limits, background: int, record: str) -> np.
   if values.shape[-1] == 1:
     values = np.repeat(values, 3, axis=-1)
   return np.ascontiguousarray(values)
+
+
+class Header(NamedTuple):
+  """What the markers of a JPEG file say."""
+
+  width: int
+  height: int
+  components: int
+  orientation: int
+
+
+def jpeg_header(data: bytes) -> Header | None:
+  """The header of a JPEG file, a tenth of the time of opening it with Pillow; None for others."""
+  if data[:2] != b"\xff\xd8":
+    return None
+  at, exif = 2, None
+  while at + 10 <= len(data) and data[at] == 0xFF:
+    kind = data[at + 1]
+    if kind == 0xFF:  # a fill byte
+      at += 1
+      continue
+    length = int.from_bytes(data[at + 2 : at + 4], "big")
+    if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+      height, width, components = struct.unpack_from(">HHB", data, at + 5)
+      return Header(width, height, components, _orientation(exif))
+    if kind == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+      exif = data[at + 4 : at + 2 + length]
+    at += 2 + length
+  return None
+
+
+def _orientation(block: bytes | None) -> int:
+  if block is None:
+    return 1
+  exif = Image.Exif()
+  exif.load(block)
+  return exif.get(_ORIENTATION, 1)
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:

@@ -83,8 +83,10 @@ class Processor:
     tokenizer: the tokeniser, or None (kind "mask").
     image_tokens: placeholders of a picture in the token sequence.
     grid: patch grid (h, w) of the picture, or None.
+    random: whether `row` uses its rng; the loader gives None where nobody does.
   """
 
+  random: bool = False
   tokenizer: tokenizers.SentencePiece | None = None
   image_tokens: int = 0
   grid: tuple[int, int] | None = None
