@@ -122,6 +122,7 @@ class _Loop:
       self.step += 1
       self.progress.step()
       self.pending.append((self.step, fed, out))
+      self._poll()
       if not self._settle(LAG):
         return False
       evals = [
@@ -211,11 +212,11 @@ class _Loop:
 
   def _roll_back(self, fed: feed.Fed, where: str) -> bool:
     """Notes the batches since the last checkpoint as to be passed over; False = no more allowed."""
-    self.saver.wait()
+    self._poll(wait=True)
     past = _rollbacks(self.launch.workdir)
     if len(past) >= self.config.nonfinite.max_rollbacks:
       return False
-    begin = int(self.meta["position"])
+    begin = int(self.saver.describe(self.saver.latest())[1]["position"])
     past.append(dict(stage=self.stage.name, begin=begin, end=fed.position))
     launch.barrier("rollback read")
     if self.launch.main:
@@ -248,10 +249,21 @@ class _Loop:
     meta = dict(stage=self.stage.name, step=self.step, seconds=self._seconds(), position=0)
     if fed is not None:
       meta.update(position=fed.position, data=fed.data)
+    self._poll(wait=True)
     self.saver.save(self.step, self.state, meta)
-    self.meta, self.saved, self.saved_at = meta, self.step, time.monotonic()
+    self.saved, self.saved_at = self.step, time.monotonic()
     # Batches that were fed before this save still carry the wish for it.
     self.save_wish, self.ignore_until = False, self.step + feed.DEPTH
+
+  def _poll(self, wait: bool = False) -> None:
+    """Tells of a save that failed in the background. The run goes on: the next may succeed."""
+    try:
+      if wait:
+        self.saver.wait()
+      else:
+        self.saver.poll()
+    except native.CheckpointError as e:
+      log.warn(str(e))
 
   def _leave(self) -> None:
     self.saver.wait()

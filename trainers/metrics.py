@@ -50,6 +50,9 @@ class Writer:
 
     if not self._active or not self._path.exists():
       return
+    if self._file is not None:
+      self._file.close()  # It is about to be another file of this name.
+      self._file = None
     kept = []
     for line in self._path.read_text().splitlines():
       try:

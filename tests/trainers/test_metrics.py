@@ -36,6 +36,16 @@ def test_a_resumed_run_writes_its_lines_again(tmp_path):
   assert kept(0) == start
 
 
+def test_a_writer_goes_on_after_a_rewind(tmp_path):
+  """A launch rewinds at each of its stages, with the file open."""
+  writer = metrics.Writer(tmp_path, tensorboard=False)
+  writer.write("one", 1, 1, {"a": 1.0})
+  writer.rewind(["one"], "two", 0, last=4)
+  writer.write("two", 1, 2, {"a": 2.0})
+  writer.close()
+  assert [r["stage"] for r in lines(tmp_path)] == ["one", "two"]
+
+
 def test_numbers_that_json_lacks_are_written_as_words(tmp_path):
   writer = metrics.Writer(tmp_path, tensorboard=False)
   writer.write("one", 1, 1, {"a": float("nan"), "b": 1.5})

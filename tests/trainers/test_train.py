@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bigvlm import cli, config
+from bigvlm.ckpt import native
 from bigvlm.trainers import evaluate, feed, launch, loop, train
 from bigvlm.utils import tree as tree_lib
 from tests.reliability import toy
@@ -178,10 +179,29 @@ def test_wall_clock_checkpoints_are_agreed_on_by_vote(done, tmp_path):
   """every_seconds: the wish of a process travels with its batch to all the others."""
   made = toy.get_config()
   made.checkpoint.update(every_steps=0, every_seconds=0.001)
-  made.stages[0].steps = 12
+  made.stages[0].steps = 16
   shutil.copy(done[0] / "tokenizer.model", tmp_path)
   train.run(made, tmp_path)
   steps = sorted(
     int(p.name) for p in (tmp_path / "checkpoints" / "low").iterdir() if p.name.isdigit()
   )
-  assert len(steps) >= 3 and steps[-1] == 12
+  assert len(steps) >= 3 and steps[-1] == 16
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on(done, tmp_path, capsys, monkeypatch):
+  """The failed step is named, checkpoints before it stay, and the next save succeeds."""
+  plain = native.Checkpointer._write
+
+  def full(self, step, *rest):
+    if step == 12:
+      raise OSError(28, "No space left on device")
+    return plain(self, step, *rest)
+
+  monkeypatch.setattr(native.Checkpointer, "_write", full)
+  shutil.copy(done[0] / "tokenizer.model", tmp_path)
+  train.run(toy.get_config(), tmp_path)
+  said = [line for line in capsys.readouterr().err.splitlines() if "was not saved" in line]
+  assert len(said) == 1
+  assert "checkpoint 12" in said[0] and "No space left" in said[0] and "[6]" in said[0]
+  steps = sorted(int(p.name) for p in (tmp_path / "checkpoints/low").iterdir() if p.name.isdigit())
+  assert steps == [6, 18, 24]
