@@ -5,9 +5,10 @@ Usage: python benchmarks/checkpoint.py [--mib=1024] [--repeats=5] [--dir=FOLDER]
 One line a measurement. `blocking` is how long a save keeps the trainer, and
 `next_step` how much longer than usual the step after it takes (a copy that is put
 off is paid for there); `fraction` of blocking = a plain copy of the same memory by as
-many threads / blocking. `ratio` = seconds / those of plain orbax in the same round.
-Files stay in the page cache: restores are warm. Medians of the rounds, in which both
-take turns.
+many threads just before / blocking. `verify_*` = the digests alone, `of_restore` their
+share of a restore without. `ratio` = seconds / those of plain orbax in the same
+rounds, in which both take turns. Files stay in the page cache: restores are warm.
+Medians over the rounds.
 """
 
 import argparse
@@ -22,6 +23,8 @@ import time
 from concurrent import futures
 
 import common
+
+_BLOCK = 16 << 20
 
 
 def clock(fn) -> float:
@@ -61,6 +64,9 @@ class Ours:
   def wait(self):
     self._manager.wait()
 
+  def check(self, i, state, verify):
+    self._manager.check(i, state, verify=verify)
+
   def restore(self, i, like, verify="off"):
     return self._manager.restore(like, i, verify=verify)[0]
 
@@ -94,17 +100,20 @@ def restored(system, i, like, verify="off"):
   return jax.block_until_ready(system.restore(i, like, verify))
 
 
-def copy_seconds(mib: int) -> float:
-  """A copy of so much memory by as many threads as there are cores; the best of 5."""
-  import numpy as np
+class Copy:
+  """A plain copy of so much memory by as many threads as there are cores."""
 
-  block, threads = 16 << 20, min(8, os.cpu_count() or 1)
-  a, b = (np.ones(mib << 20, np.uint8) for _ in range(2))
-  parts = [slice(i, i + block) for i in range(0, a.size, block)]
-  with futures.ThreadPoolExecutor(threads) as pool:
-    return min(
-      clock(lambda: list(pool.map(lambda p: np.copyto(a[p], b[p]), parts))) for _ in "12345"
-    )
+  def __init__(self, mib: int):
+    import numpy as np
+
+    self._from, self._to = (np.ones(mib << 20, np.uint8) for _ in range(2))
+    self._pool = futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+
+  def __call__(self):
+    import numpy as np
+
+    parts = [slice(i, i + _BLOCK) for i in range(0, self._to.size, _BLOCK)]
+    list(self._pool.map(lambda p: np.copyto(self._to[p], self._from[p]), parts))
 
 
 def measure(mib: int, repeats: int, directory: pathlib.Path) -> None:
@@ -113,6 +122,7 @@ def measure(mib: int, repeats: int, directory: pathlib.Path) -> None:
 
   state, step, like = make(mib)
   both = {"bigvlm": Ours(directory / "ours", state), "orbax": Orbax(directory / "orbax", state)}
+  copy = Copy(mib)
   times = collections.defaultdict(list)
 
   def advance():
@@ -123,28 +133,29 @@ def measure(mib: int, repeats: int, directory: pathlib.Path) -> None:
     for name, system in both.items():
       advance()
       usual = min(clock(advance) for _ in range(3))
+      plain = min(clock(copy) for _ in range(2))
       start = time.perf_counter()
       system.save(i, state)
-      found = {"blocking": time.perf_counter() - start}
+      found = {"blocking": time.perf_counter() - start, "copy": plain}
       found["next_step"] = clock(advance) - usual
       system.wait()
       found["save"] = time.perf_counter() - start
       found["restore"] = clock(functools.partial(restored, system, i, like))
       if name == "bigvlm":
+        loaded = restored(system, i, like)
         for mode in ("sample", "full"):
           found[f"restore_{mode}"] = clock(functools.partial(restored, system, i, like, mode))
-    if i:  # The first round pays for memory and imports.
-      for key, seconds in found.items():
-        times[name, key].append(seconds)
-  copy = copy_seconds(mib)
+          found[f"verify_{mode}"] = clock(functools.partial(system.check, i, loaded, mode))
+      if i:  # The first round pays for memory and imports.
+        for key, seconds in found.items():
+          times[name, key].append(seconds)
   medians = {key: statistics.median(values) for key, values in times.items()}
   for (name, key), seconds in medians.items():
     extra = {"ratio": seconds / medians["orbax", key]} if ("orbax", key) in medians else {}
     if key == "blocking":
-      extra["fraction"] = copy / seconds
-      extra["copy_seconds"] = copy
-    if key.startswith("restore_"):
-      extra["verify_share"] = seconds / medians[name, "restore"] - 1
+      extra["fraction"] = medians[name, "copy"] / seconds
+    if key.startswith("verify_"):
+      extra["of_restore"] = seconds / medians[name, "restore"]
     common.emit(
       f"checkpoint_{key}",
       system=name,

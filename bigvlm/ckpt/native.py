@@ -179,7 +179,8 @@ class Checkpointer:
     step = self.latest() if step is None else int(step)
     if step is None:
       raise CheckpointError(f"no complete checkpoint in {self.directory}")
-    share = VERIFY[verify] if verify else VERIFY[self._verify]
+    verify = verify or self._verify
+    names_lib.lookup("verify mode", verify, VERIFY)
     manifest = self._manifest(step)
     specs, wanted = checks.specs(manifest), tree.flatten(like)
     if only:
@@ -200,10 +201,42 @@ class Checkpointer:
       line = f"{self._where(step)} cannot be read: {agreement.one_line(reason)}"
       raise CheckpointError(line) from error
     arrays = tree.flatten(found[handler.STATE])
-    if share:
-      self._check_digests(step, manifest, {n: arrays[n] for n in wanted}, share)
-    leaves = [arrays[name] for name in wanted]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves), manifest["meta"]
+    state = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])
+    if verify != "off":
+      self.check(step, state, verify=verify)
+    return state, manifest["meta"]
+
+  def check(self, step: int, state: Any, *, verify: str = "full") -> None:
+    """Compares `state` (or a part of it, by name) with the digests of a checkpoint.
+
+    Raises:
+      CheckpointError: a tensor differs.
+    """
+    arrays, share = tree.flatten(state), VERIFY[verify]
+    manifest = self._manifest(step)
+
+    def differing(name: str) -> list[int]:
+      entry = manifest["tensors"][name]
+      return digests.differing(entry, pieces[name], digests.chosen(entry, name, share))
+
+    pieces = {name: checks.pieces(x) for name, x in arrays.items()}
+    with futures.ThreadPoolExecutor(min(8, 2 * len(arrays))) as pool:
+      bad = [(name, t) for name, t in zip(arrays, pool.map(differing, arrays), strict=True) if t]
+    anywhere = bool(bad)
+    if jax.process_count() > 1:
+      from jax.experimental import multihost_utils
+
+      anywhere = bool(multihost_utils.process_allgather(np.int32(len(bad))).any())
+    if bad:
+      name, tiles = bad[0]
+      count = math.prod(manifest["tensors"][name]["tiles"])
+      more = f" (and {len(bad) - 1} more tensors)" if len(bad) > 1 else ""
+      raise CheckpointError(
+        f"{self._where(step)} is damaged: tensor {name!r} (tile {tiles[0]} of {count}) in "
+        f"{self._path(step) / handler.STATE} does not match its digest{more}"
+      )
+    if anywhere:
+      raise CheckpointError(f"{self._where(step)} is damaged: another process says which tensor")
 
   # Inside.
 
@@ -335,30 +368,6 @@ class Checkpointer:
       if not self._keep_every or step % self._keep_every:
         # First the name, so that half a deletion is never taken for a checkpoint.
         self._path(step).rename(self.directory / f"{step}{_TMP}-deleted").rmtree()
-
-  def _check_digests(self, step: int, manifest: dict, arrays: dict, share: float) -> None:
-    def check(name: str) -> list[int]:
-      entry = manifest["tensors"][name]
-      return digests.differing(entry, pieces[name], digests.chosen(entry, name, share))
-
-    pieces = {name: checks.pieces(x) for name, x in arrays.items()}
-    with futures.ThreadPoolExecutor(min(8, 2 * len(arrays))) as pool:
-      bad = [(name, t) for name, t in zip(arrays, pool.map(check, arrays), strict=True) if t]
-    anywhere = bool(bad)
-    if jax.process_count() > 1:
-      from jax.experimental import multihost_utils
-
-      anywhere = bool(multihost_utils.process_allgather(np.int32(len(bad))).any())
-    if bad:
-      name, tiles = bad[0]
-      count = math.prod(manifest["tensors"][name]["tiles"])
-      more = f" (and {len(bad) - 1} more tensors)" if len(bad) > 1 else ""
-      raise CheckpointError(
-        f"{self._where(step)} is damaged: tensor {name!r} (tile {tiles[0]} of {count}) in "
-        f"{self._path(step) / handler.STATE} does not match its digest{more}"
-      )
-    if anywhere:
-      raise CheckpointError(f"{self._where(step)} is damaged: another process says which tensor")
 
 
 def _composite(**items):

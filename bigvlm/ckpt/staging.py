@@ -7,7 +7,6 @@ buffer that is kept between saves: fresh memory costs more in page faults than t
 copy itself.
 """
 
-import ctypes
 import math
 import os
 import threading
@@ -41,13 +40,6 @@ def host_pieces(x: jax.Array) -> digests.Pieces:
   return {box: np.asarray(data) for box, (data, _) in local_shards(x).items()}
 
 
-def _bytes_of(data: jax.Array) -> np.ndarray:
-  # np.asarray(data) would keep a reference in `data`, and XLA would then copy instead of
-  # reusing the buffer when the state is donated.
-  raw = (ctypes.c_uint8 * data.nbytes).from_address(data.unsafe_buffer_pointer())
-  return np.frombuffer(raw, np.uint8)
-
-
 class Staging:
   """Host copies of a state, with memory that is reused."""
 
@@ -75,6 +67,9 @@ class Staging:
   def take(self, arrays: Mapping[str, jax.Array]) -> Callable[[], Staged]:
     """Copies; afterwards the caller may donate `arrays`.
 
+    Nothing of `arrays` is referred to afterwards, or XLA would copy the buffers instead
+    of reusing them for the next step.
+
     Returns:
       A function, for the thread that saves, that gives the copies.
     """
@@ -95,7 +90,7 @@ class Staging:
       for box, (data, _) in found.items():
         target = room[offset : offset + data.nbytes]
         copies.setdefault(name, {})[box] = target.view(data.dtype).reshape(data.shape)
-        source = _bytes_of(data)
+        source = np.asarray(data).reshape(-1).view(np.uint8)  # No copy yet.
         jobs.extend((target[i : i + _BLOCK], source[i : i + _BLOCK]) for i in _blocks(source))
         offset += _rounded(data.nbytes)
     list(self._pool.map(lambda job: np.copyto(*job), jobs))

@@ -60,20 +60,35 @@ def test_donated_state_is_saved_as_it_was(tmp_path, mesh):
   manager = native.Checkpointer(tmp_path, keep=20)
   step = jax.jit(lambda t: jax.tree.map(lambda x: x + 1, t), donate_argnums=0)
   sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-  state = {"w": jax.device_put(jnp.zeros((64, 4096)), sharding), "x": jnp.zeros((3,))}
+  state = {"w": jax.device_put(jnp.zeros((64, 4096)), sharding), "x": jnp.zeros((64, 4096))}
+
+  def where(state):
+    return [s.data.unsafe_buffer_pointer() for x in state.values() for s in x.addressable_shards]
+
   for i in range(1, 7):
     state = step(state)
     jax.block_until_ready(state)
-    before = [s.data.unsafe_buffer_pointer() for s in state["w"].addressable_shards]
+    before = where(state)
     manager.save(i, state, {})
     state = step(state)
     jax.block_until_ready(state)
-    assert before == [s.data.unsafe_buffer_pointer() for s in state["w"].addressable_shards]
+    assert before == where(state)
     state = jax.tree.map(lambda x: x - 1, state)
   manager.wait()
   for i in range(1, 7):
     found, _ = manager.restore(worker.like(state), step=i)
     assert all(bool((x == i).all()) for x in found.values()), i
+  manager.close()
+
+
+def test_accelerators_stage_in_pinned_memory(tmp_path, mesh, monkeypatch):
+  """The way of a GPU or TPU, which CPU devices can go too."""
+  monkeypatch.setattr("bigvlm.ckpt.staging._on_cpu", lambda x: False)
+  manager = native.Checkpointer(tmp_path)
+  state = worker.state(5, mesh)
+  manager.save(1, {name: x.copy() for name, x in state.items()}, {})
+  found, _ = manager.restore(worker.like(state))
+  assert worker.equal(found, state)
   manager.close()
 
 
