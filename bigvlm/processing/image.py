@@ -133,8 +133,8 @@ def _decode(data, limits, at_least, background, backend, record) -> np.ndarray:
   size = webp_size(data)  # Pillow allocates a WebP's whole canvas while opening it.
   if size:
     _check_size(*size, limits, record)
-  # OpenCV is wrong about CMYK and turns a truncated file into a half-grey picture without an
-  # error, so it gets complete and upright files of one or three components only.
+  # OpenCV 5 refuses truncated files and knows CMYK, older versions need not: it gets complete and
+  # upright files of one or three components only.
   if backend == "opencv" and data[-2:] == b"\xff\xd9":
     header = jpeg_header(data)
     if header is not None and header.components in (1, 3) and header.orientation == 1:

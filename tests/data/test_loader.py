@@ -208,6 +208,8 @@ def test_restore_equals_the_straight_run(proc, straight, k, threads):
   it.restore(state)
   assert digest(next(it)) == straight[k]
   assert state["step"] == k
+  got = global_batches(proc, STEPS - k, hosts=4, state=state)
+  assert [digest(b) for b in got] == straight[k:]
 
 
 def test_counters_survive_a_restore(proc):

@@ -113,7 +113,7 @@ def test_exif_rotation(pictures, orientation, backend):
   stored = np.ascontiguousarray(inverse(upright))
   data = pictures.encoded(stored, "JPEG", quality=97, exif=exif, subsampling=0)
   close(images.decode(data, backend=backend), upright, 12)
-  small = images.decode(data, backend=backend, at_least=(20, 30))
+  small = images.decode(data, backend=backend, at_least=(32, 40))
   assert small.shape == (32, 48, 3)
   close(small, np.asarray(Image.fromarray(upright).reduce(2)), 20)
 
