@@ -27,7 +27,7 @@ def locate(
     ValueError: the path is no workdir, or has no such (or no finished) stage.
   """
   path, step = pathlib.Path(source), None
-  if "checkpoints" in path.parts:
+  if "checkpoints" in path.parts and not (path / "config.json").is_file():
     at = len(path.parts) - 1 - path.parts[::-1].index("checkpoints")
     inside, path = path.parts[at + 1 :], pathlib.Path(*path.parts[:at])
     stage = inside[0] if inside else stage
