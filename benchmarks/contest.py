@@ -1,0 +1,150 @@
+"""Several competitors, a process each, that take turns: a machine that drifts is fair to all.
+
+A competitor answers, line by line on its standard input: `step` (takes one step), `limit
+DTYPE` (measures the machine's matrix products), `facts`. Replies are JSON lines on the
+standard output that the process was started with; whatever libraries print goes to stderr.
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from benchmarks import common
+
+# Who is measured against whom: import name of each peer.
+PEERS = dict(transformers="transformers", open_clip="open_clip", timm="timm")
+_PACKAGES = dict(transformers="transformers", open_clip="open_clip_torch", timm="timm")
+
+
+def available(peers: tuple[str, ...]) -> list[str]:
+  """The peers that can be imported, torch included; a line to stderr for the others."""
+  found = [p for p in peers if all(map(importlib.util.find_spec, ("torch", PEERS[p])))]
+  for peer in peers:
+    if peer not in found:
+      print(f"{peer} is not installed and is left out (pip install -e .[bench])", file=sys.stderr)
+  return found
+
+
+def versions(*peers: str) -> dict[str, str]:
+  """Versions of torch and of peers."""
+  names = {"torch": "torch", **{p: _PACKAGES[p] for p in peers}}
+  return {name: importlib.metadata.version(package) for name, package in names.items()}
+
+
+def serve(make: Callable[[], tuple[Callable[[], Any], Mapping]], tiny: bool = False) -> None:
+  """The competitor's side: makes the step, takes it once, then answers until input ends."""
+  replies = os.fdopen(os.dup(1), "w")
+  os.dup2(2, 1)
+
+  def reply(**fields):
+    replies.write(json.dumps(fields) + "\n")
+    replies.flush()
+
+  start = time.perf_counter()
+  step, facts = make()
+  step()
+  reply(ready=time.perf_counter() - start)
+  for line in sys.stdin:
+    word, *rest = line.split()
+    if word == "step":
+      start = time.perf_counter()
+      step()
+      reply(seconds=time.perf_counter() - start)
+    elif word == "limit":
+      reply(flops=common.gemm_limit(*rest, tiny))
+    else:
+      reply(peak_rss=common.peak_rss(), **facts)
+
+
+class Competitor:
+  """The other side: one process that runs a benchmark module with `--serve`."""
+
+  def __init__(self, module: str, *args: str):
+    command = [sys.executable, "-m", module, *args]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    self._process = subprocess.Popen(command, cwd=common.ROOT, **pipes)
+    self._read()
+
+  def ask(self, question: str) -> dict[str, Any]:
+    """Sends a line and waits for the reply.
+
+    Raises:
+      RuntimeError: the process ended instead.
+    """
+    self._process.stdin.write(question + "\n")
+    self._process.stdin.flush()
+    return self._read()
+
+  def _read(self) -> dict[str, Any]:
+    line = self._process.stdout.readline()
+    if not line:
+      raise RuntimeError(f"a competitor ended with code {self._process.wait()}")
+    return json.loads(line)
+
+  def close(self) -> None:
+    self._process.stdin.close()
+    self._process.wait()
+
+
+def run(
+  name: str, module: str, who: list[str], args: list[str], dtype: str, *, rounds: int, **fields
+) -> None:
+  """One contest; emits a line a competitor.
+
+  Every round asks all for one step, in alternating order, and bigvlm for the limit of
+  matrix products. A peer that fails is emitted with `error` and does not stop the others.
+
+  Args:
+    name: of the measurement. module: benchmark module whose `--serve=WHO` competes.
+    who: competitors, `bigvlm` first. args: for all of them.
+    dtype: of the limit.
+    rounds: steps of each that count, after one that does not.
+    **fields: go into the lines.
+  """
+  fields, limit = dict(fields, dtype=dtype), 0.0
+  players, times = {}, {}
+  try:
+    for one in who:
+      try:
+        players[one] = Competitor(module, f"--serve={one}", *args)
+      except RuntimeError as e:
+        if one == "bigvlm":
+          raise
+        common.emit(name, who=one, error=str(e), **fields)
+    times = {one: [] for one in players}
+    for i in range(rounds):
+      limit = max(limit, players["bigvlm"].ask(f"limit {dtype}")["flops"])
+      for one in list(players)[:: -1 if i % 2 else 1]:
+        times[one].append(players[one].ask("step")["seconds"])
+    facts = {one: player.ask("facts") for one, player in players.items()}
+  finally:
+    for player in players.values():
+      player.close()
+  for one, taken in times.items():
+    _emit(name, one, taken, facts[one], facts["bigvlm"], limit, fields)
+
+
+def _emit(name, who, taken, facts, ours, limit, fields) -> None:
+  seconds, operations = statistics.median(taken), ours["tflop"] * 1e12
+  common.emit(
+    name,
+    who=who,
+    **fields,
+    mode=facts.get("mode", ""),
+    seconds=seconds,
+    best_seconds=min(taken),
+    rounds=len(taken),
+    examples_per_s=ours["rows"] / seconds,
+    peak_rss_gib=facts["peak_rss"] / 2**30,
+    tflop=ours["tflop"],
+    gemm_gflops=limit / 1e9,
+    fraction=operations / limit / seconds,
+    versions=facts["versions"],
+  )

@@ -1,0 +1,254 @@
+"""Runs every benchmark, peers included, and writes the table that says what holds: RESULTS.md.
+
+Usage: python -m benchmarks.run [--only=losses,train_step] [--tiny]
+       python -m benchmarks.run --table LINES.jsonl...
+
+Prints all JSON lines; `--table` writes the page from lines that were kept instead of measuring
+(of two lines on the same thing the later counts). Peers that are not installed are left out:
+`pip install -e .[bench]` brings them. Needs an idle machine and about half an hour.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import common
+
+# Flags of each, and those that show only that it runs. `soak` is another command, with a
+# section of its own.
+BENCHMARKS = {
+  "train_step": (["--peers"], ["--tiny", "--rounds=2"]),
+  "vit_forward": (["--peers"], ["--tiny", "--rounds=2"]),
+  "losses": ([], ["--tiny"]),
+  "input_pipeline": ([], ["--tiny"]),
+  "checkpoint": ([], ["--mib=32", "--repeats=1"]),
+  "startup": (["--peers"], ["--tiny", "--repeats=1"]),
+}
+# What tells two lines apart; the other fields were measured.
+_KEYS = ("name", "who", "system", "kind", "dtype", "start", "n", "chunk", "mib", "layers")
+Lines = list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Must:
+  """A promise: `says` in words, `check(lines) -> (measured in words, whether it holds)`.
+
+  `check` gives None when the line it needs is not there.
+  """
+
+  says: str
+  check: Callable[[Lines], tuple[str, bool] | None]
+
+
+def find(lines: Lines, **fields: Any) -> dict[str, Any] | None:
+  """The line of these fields that was measured last, or None."""
+  hits = [x for x in lines if "error" not in x and all(x.get(k) == v for k, v in fields.items())]
+  return hits[-1] if hits else None
+
+
+def _fraction(kind: str, least: float):
+  def check(lines):
+    line = find(lines, name="train_step", who="bigvlm", kind=kind, dtype="float32")
+    if line is None:
+      return None
+    share = f"{line['fraction']:.0%} of {line['gemm_gflops']:.0f} GFLOP/s"
+    return f"{line['seconds']:.2f} s a step = {share}", line["fraction"] >= least
+
+  return check
+
+
+def _not_slower(name: str, peer: str, **fields: Any):
+  def check(lines):
+    ours, other = (find(lines, name=name, who=who, **fields) for who in ("bigvlm", peer))
+    if ours is None or other is None:
+      return None
+    # Rounds alternate; medians that differ by less than the clock shows are equal.
+    words = f"{ours['seconds']:.2f} s, {peer} {other['seconds']:.2f} s"
+    if not ours["host"].get("avx512_bf16") and fields["dtype"] == "bfloat16":
+      words += " (this processor lacks avx512_bf16: says little)"
+    ratio = other["seconds"] / ours["seconds"]
+    return f"{words}: {ratio:.2f} times as fast", ratio >= 1.0
+
+  return check
+
+
+def _loss_memory(lines):
+  line = find(lines, name="sigmoid_loss", n=32768, dtype="float32")
+  if line is None:
+    return None
+  memory = line["memory_gib"]
+  return f"{memory:.2f} GiB, {line['seconds']:.1f} s ({line['fraction']:.0%} of the limit)", (
+    memory <= 1.0
+  )
+
+
+def _pipeline(lines):
+  rows = [x for x in lines if x["name"].startswith("input_pipeline") and "ratio" in x]
+  if not rows:
+    return None
+  each = [
+    f"{x['images_per_second_per_core']:.0f} images/s, {x['ratio']:.2f} times {x['peer']}"
+    for x in rows
+  ]
+  return "; ".join(each), all(x["ratio"] >= 1.0 for x in rows)
+
+
+def _blocking(lines):
+  line = find(lines, name="checkpoint_blocking", system="bigvlm", mib=1024)
+  if line is None:
+    return None
+  return f"{line['seconds']:.3f} s", line["seconds"] <= 0.07
+
+
+def _cold(lines):
+  line = find(lines, name="startup", who="bigvlm", start="cold", dtype="float32")
+  if line is None:
+    return None
+  warm = find(lines, name="startup", who="bigvlm", start="warm", dtype="float32")
+  words = f"{line['seconds']:.1f} s" + (f" (warm {warm['seconds']:.1f} s)" if warm else "")
+  return f"{words}, layers={line['layers']}", line["seconds"] <= 12.0
+
+
+_BF16 = dict(dtype="bfloat16")
+MUSTS = (
+  Must(
+    "SigLIP B/16, batch 8, float32: at least 63 % of the limit of matrix products",
+    _fraction("siglip", 0.63),
+  ),
+  Must(
+    "SigLIP B/16, batch 8, bfloat16: no slower than transformers",
+    _not_slower("train_step", "transformers", kind="siglip", **_BF16),
+  ),
+  Must(
+    "Reduced PaliGemma, batch 4, float32: at least 49 % of the limit of matrix products",
+    _fraction("paligemma", 0.49),
+  ),
+  Must(
+    "Reduced PaliGemma, batch 4, bfloat16: no slower than transformers",
+    _not_slower("train_step", "transformers", kind="paligemma", **_BF16),
+  ),
+  Must("Sigmoid loss and gradients of 32,768 pairs: at most 1 GiB", _loss_memory),
+  Must("Input pipeline, one core: no slower than plain grain + OpenCV", _pipeline),
+  Must("Saving 1 GiB: holds the training up for at most 0.07 s", _blocking),
+  Must("SigLIP B/16, process start to first step, nothing compiled: at most 12 s", _cold),
+)
+
+
+def measure(names: list[str], tiny: bool) -> tuple[Lines, list[str]]:
+  """Runs benchmarks one after the other; gives their lines and the names of those that failed."""
+  lines, failed = [], []
+  paths = (str(common.ROOT), str(common.ROOT / "benchmarks"), os.environ.get("PYTHONPATH", ""))
+  env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+  for name in names:
+    print(f"[bench] {name}", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", f"benchmarks.{name}", *BENCHMARKS[name][tiny]]
+    process = subprocess.Popen(command, cwd=common.ROOT, env=env, stdout=subprocess.PIPE, text=True)
+    for text in process.stdout:
+      print(text, end="", flush=True)
+      lines += parse(text)
+    if process.wait():
+      print(f"[bench] {name} failed, code {process.returncode}", file=sys.stderr, flush=True)
+      failed.append(name)
+  return lines, failed
+
+
+def parse(text: str) -> Lines:
+  """The measurements among lines of text, in order, each thing once (the last counts)."""
+  found: dict[tuple, dict] = {}
+  for line in text.splitlines():
+    if line.startswith("{"):
+      fields = json.loads(line)
+      found[tuple(fields.get(key) for key in _KEYS)] = fields
+  return list(found.values())
+
+
+def page(lines: Lines, failed: list[str]) -> str:
+  """The section of RESULTS.md."""
+  host = max((x["host"] for x in lines), key=len, default={})
+  out = [
+    "## Speed and memory",
+    "",
+    f"`make bench`, {datetime.date.today().isoformat()}, on {host.get('cores', '?')} cores of "
+    f"{host.get('cpu', 'an unknown processor')}"
+    + (" with avx512_bf16" if host.get("avx512_bf16") else " without avx512_bf16")
+    + f", Python {host.get('python', '?')}; load average {_loads(lines)}.",
+    f"Versions: {_versions(lines)}.",
+    "",
+    "Times are medians of rounds in which the competitors take turns. The limit of matrix "
+    "products is that of XLA on this machine, measured in the same run.",
+    "",
+    "| must | measured | met |",
+    "| --- | --- | --- |",
+  ]
+  for must in MUSTS:
+    words, met = must.check(lines) or ("not measured", None)
+    out.append(f"| {must.says} | {words} | {_word(met)} |")
+  for name in failed:
+    out += ["", f"The benchmark `{name}` failed in this run."]
+  out += ["", "All that was measured:", "", "| what | time | more |", "| --- | --- | --- |"]
+  out += [_row(line) for line in lines]
+  return "\n".join(out)
+
+
+def _word(met: bool | None) -> str:
+  return {True: "yes", False: "**no**", None: "-"}[met]
+
+
+def _loads(lines: Lines) -> str:
+  loads = [x["load"] for x in lines]
+  return f"{min(loads):.1f} to {max(loads):.1f}" if loads else "unknown"
+
+
+def _versions(lines: Lines) -> str:
+  found = {}
+  for line in lines:
+    found |= line.get("versions", {}) | {k: v for k, v in line["host"].items() if k == "jax"}
+  return ", ".join(f"{name} {version}" for name, version in sorted(found.items())) or "unknown"
+
+
+def _row(line: dict[str, Any]) -> str:
+  shown = ("who", "system", "kind", "n", "mib", "dtype", "mode", "start", "layers")
+  what = ", ".join([line["name"]] + [str(line[k]) for k in shown if line.get(k) not in (None, "")])
+  if "error" in line:
+    return f"| {what} | - | {line['error']} |"
+  units = dict(
+    examples_per_s="{:.3g} examples/s",
+    images_per_second_per_core="{:.0f} images/s a core",
+    gib_per_s="{:.2g} GiB/s",
+    peak_rss_gib="peak {:.2f} GiB",
+    memory_gib="{:.2f} GiB",
+    fraction="{:.0%} of the limit",
+    ratio="ratio {:.2f}",
+    verify_share="verifying costs {:.0%}",
+  )
+  more = ", ".join(words.format(line[key]) for key, words in units.items() if key in line)
+  return f"| {what} | {line['seconds']:.3g} s | {more} |"
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--only", default=",".join(BENCHMARKS), help="benchmarks to run")
+  parser.add_argument("--table", nargs="+", type=pathlib.Path, help="files of lines to show")
+  parser.add_argument("--tiny", action="store_true", help="see that all run; the page stays")
+  args = parser.parse_args()
+  failed: list[str] = []
+  if args.table:
+    lines = parse("\n".join(path.read_text() for path in args.table))
+  else:
+    lines, failed = measure(args.only.split(","), args.tiny)
+  text = page(lines, failed)
+  if not args.tiny:
+    common.write_section("speed", text)
+  print(text, file=sys.stderr)
+  sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+  main()

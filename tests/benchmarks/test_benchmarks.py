@@ -1,0 +1,132 @@
+"""Every benchmark runs at small sizes and prints lines that the table can be made of."""
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+import types as python_types
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import common, contest, run, workloads
+from bigvlm import build, zoo
+
+# Needs nothing that the test extra lacks: no peers, and OpenCV only where it is there.
+RUNS = {
+  "train_step siglip": ["train_step", "--tiny", "--kinds=siglip", "--dtypes=bfloat16"],
+  "train_step paligemma": ["train_step", "--tiny", "--kinds=paligemma", "--dtypes=float32"],
+  "vit_forward": ["vit_forward", "--tiny", "--dtypes=bfloat16"],
+  "losses": ["losses", "--tiny", "--kinds=sigmoid"],
+  "checkpoint": ["checkpoint", *run.BENCHMARKS["checkpoint"][1]],
+  "startup": ["startup", "--tiny", "--dtypes=float32", "--repeats=1"],
+}
+if importlib.util.find_spec("cv2"):
+  RUNS["input_pipeline"] = ["input_pipeline", "--tiny"]
+
+
+def lines_of(root, *command):
+  paths = [str(root), str(root / "benchmarks")]
+  env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+  env.pop("XLA_FLAGS", None)  # One device, as where it is meant to run.
+  done = subprocess.run(
+    [sys.executable, "-m", *command], cwd=root, env=env, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_emits_valid_lines(root, name):
+  module, *flags = RUNS[name]
+  lines = lines_of(root, f"benchmarks.{module}", *flags)
+  assert lines
+  for line in lines:
+    assert line["name"].startswith((module, "sigmoid_loss"))
+    assert math.isfinite(line["seconds"])
+    assert line["host"]["cores"] >= 1
+    if module in ("train_step", "vit_forward"):
+      assert line["who"] == "bigvlm"
+      assert line["seconds"] >= line["best_seconds"] > 0
+      assert line["fraction"] > 0 and line["peak_rss_gib"] > 0.05
+  assert "| must |" in run.page(lines, [])
+  if module == "startup":
+    assert [line["start"] for line in lines] == ["cold", "warm"]
+
+
+def test_peer_that_fails_does_not_end_the_contest(root, monkeypatch, capfd):
+  monkeypatch.setenv("PYTHONPATH", str(root))
+  module = "tests.benchmarks.player"
+  contest.run("toy", module, ["bigvlm", "other"], [], "float32", rounds=3, kind="none")
+  lines = run.parse(capfd.readouterr().out)
+  other, ours = sorted(lines, key=lambda line: line["who"], reverse=True)
+  assert ours["rounds"] == 3 and ours["kind"] == "none" and ours["gemm_gflops"] > 0
+  assert "ended with code" in other["error"] and "seconds" not in other
+
+
+@pytest.mark.parametrize(("kind", "tflop"), [("siglip", 1.115), ("paligemma", 0.288)])
+def test_operations_of_a_step(kind, tflop):
+  cfg = workloads.get_config(f"kind={kind}")
+  rows = cfg.stages[0].batch_size
+  shapes = zoo.abstract_batch(cfg.model, cfg.processor, rows)
+  read = jax.ShapeDtypeStruct((rows, workloads.TEXT_LEN), np.int32)
+  batch = dict(tokens=shapes.text.tokens, read=read, image=shapes.media["image"].pixels)
+  built = python_types.SimpleNamespace(module=build.model(cfg.model))
+  assert workloads.operations(built, batch) / 1e12 == pytest.approx(tflop, rel=2e-3)
+
+
+def test_paligemma_batch_supervises_every_suffix_token(tmp_path):
+  workloads.prepare(tmp_path)
+  cfg = workloads.get_config("kind=paligemma,tiny")
+  spec = build.processor(cfg.model, cfg.processor, tmp_path).spec()
+  out = workloads.arrays("paligemma", spec, 4, 2048)
+  assert set(out) - {"vote"} == set(spec) - {"ids"}
+  images = out["tokens"].shape[1] - workloads.TEXT_LEN
+  after = np.take_along_axis(out["tokens"], out["read"] + 1, axis=1)
+  np.testing.assert_array_equal(after, out["labels"])
+  assert out["weights"].min() == 1
+  assert out["block"][:, :images].max() == 0
+  np.testing.assert_array_equal(out["block"][0, images:], np.arange(1, workloads.TEXT_LEN + 1))
+
+
+def line(**fields):
+  host = dict(cores=2, cpu="a processor", python="3", avx512_bf16=True)
+  return dict(seconds=1.0, load=0.5, host=host, **fields)
+
+
+def test_page_says_what_holds():
+  step = dict(name="train_step", kind="siglip")
+  lines = [
+    line(who="bigvlm", dtype="float32", fraction=0.64, gemm_gflops=480.0, **step),
+    line(who="bigvlm", dtype="bfloat16", **step),
+    line(who="transformers", dtype="bfloat16", **step) | dict(seconds=0.9),
+    line(name="checkpoint_blocking", system="bigvlm", mib=1024) | dict(seconds=0.05),
+  ]
+  rows = [row for row in run.page(lines, ["losses"]).splitlines() if row.startswith("|")]
+  met = dict(zip((must.says for must in run.MUSTS), rows[2:], strict=False))
+  words = [met[must.says].split("|")[3].strip() for must in run.MUSTS]
+  assert words == ["yes", "**no**", "-", "-", "-", "-", "yes", "-"]
+  assert "`losses` failed" in run.page(lines, ["losses"])
+
+
+def test_later_line_of_the_same_thing_counts():
+  text = "\n".join(
+    json.dumps(line(name="startup", who="bigvlm", start="cold", dtype="float32", **extra))
+    for extra in (dict(layers="loop"), dict(layers="scan"), dict(layers="loop", again=True))
+  )
+  found = run.parse("noise\n" + text)
+  assert [x["layers"] for x in found] == ["loop", "scan"]
+  assert found[0]["again"]
+
+
+def test_sections_are_kept_apart(tmp_path):
+  path = tmp_path / "RESULTS.md"
+  common.write_section("speed", "## Speed\n\nfast", path)
+  common.write_section("soak", "## Soak\n\nsound", path)
+  common.write_section("speed", "## Speed\n\nfaster", path)
+  text = path.read_text()
+  assert "faster" in text and "sound" in text and "fast\n" not in text
+  assert text.index("faster") < text.index("sound")
