@@ -147,7 +147,7 @@ class Model:
       yield meshes.put_global(arrays, self.mesh), len(part)
 
   def _filler(self) -> dict:
-    """A row for a process that has none left; its shape is that of a prompt or of a training row."""
+    """A row for a process that has none left."""
     blank = {"image": _BLANK, "prefix": "", "suffix": "", "text": ""}
     return self.processor.prompt(blank)
 

@@ -55,6 +55,7 @@ SOURCES: dict[str, Any] = {
   "tfds": "bigvlm.data.records:Tfds",
   "arrayrecord": "bigvlm.data.records:ArrayRecord",
   "digits": "bigvlm.data.digits:Digits",
+  "digit_masks": "bigvlm.data.digits:Masks",
 }
 MIXTURE_FIELDS = ("kind", "weight", "ops")
 

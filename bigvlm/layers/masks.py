@@ -12,7 +12,6 @@ query is less than `window` positions ahead. `block` is the cumulative sum of
 """
 
 import jax
-import jax.numpy as jnp
 
 from bigvlm.types import MaskSpec
 

@@ -1,0 +1,182 @@
+"""The quickstart: a small PaliGemma through all its stages, on real handwritten digits.
+
+    bigvlm train configs/quickstart.py              (or quickstart:tiny, a smoke run)
+
+Scenes of 64x64 pixels hold one to six scanned digits (`data/digits.py`); no scan of a test
+scene is ever in a training scene. Stages: contrastive pre-training of the image tower,
+multimodal training at 32 px from it, the resolution doubled with detection and segmentation
+weighted up, and transfer to segmentation alone.
+"""
+
+from bigvlm import config
+from bigvlm.configs import common
+
+CODEC = "workdir:mask_codec.npz"
+TOKENIZER = dict(kind="sentencepiece", path="workdir:tokenizer.model")
+LOOK = dict(kind="digits", light_ink=0.0, noise=0.04, contrast=0.6)
+SCENES = dict(digits=(1, 6), size=(16, 28))  # what every stage from the second on is tested on
+ASKS = dict(caption=1.0, which=3.0, count=1.0, largest=1.0)
+
+
+def digits(name, tasks, weight=1.0, **fields):
+  """One source of training scenes."""
+  return dict(LOOK, name=name, tasks=tasks, weight=weight, codec=CODEC, **fields)
+
+
+def evals(n):
+  """Evaluators of the generative stages: the same held-out scenes after each."""
+
+  def one(name, kind, tasks, examples, **fields):
+    data = digits(f"test_{name}", tasks, split="test", seed=1, **SCENES)
+    return dict(name=name, kind=kind, data=data, examples=examples, **fields)
+
+  return (
+    one("caption", "caption", dict(caption=1.0), n, max_new_tokens=12),
+    one("vqa", "vqa", dict(which=2.0, count=1.0, largest=1.0), 2 * n, max_new_tokens=4),
+    one("detect", "detection", dict(detect=1.0), n, max_new_tokens=32),
+    one("segment", "segmentation", dict(segment=1.0), n, max_new_tokens=24, codec=CODEC),
+  )
+
+
+def get_config(arg=None):
+  """The quickstart's config.
+
+  Args:
+    arg: `tiny` runs the same four stages in seconds, and learns nothing.
+  """
+  a = config.parse_arg(arg)
+  tiny = a.tiny
+  width, depth = (32, 1) if tiny else (128, 4)
+  c = common.base(name="quickstart")
+  c.model = dict(
+    encoders=dict(
+      image=dict(
+        kind="vit", width=width, depth=depth, hidden=4 * width, heads=4, patch=8, pool="map"
+      )
+    ),
+    text=dict(kind="text_tower", width=96, depth=depth // 2 or 1, hidden=192, heads=4, vocab=1536),
+    temperature_init=10.0,
+    bias_init=None,
+    connector=dict(kind="linear", zero_init=False),
+    decoder=dict(
+      kind="decoder",
+      vocab=1536,
+      width=width,
+      depth=depth // 2 or 1,
+      hidden=2 * width,
+      heads=4,
+      kv_heads=1,
+      head_dim=width // 4,
+    ),
+  )
+  c.processor = dict(
+    kind="prefix_lm", image=dict(size=32), tokenizer=TOKENIZER, text_len=56, read_len=40
+  )
+  c.log.every = 5 if tiny else 50
+  c.log.tensorboard = not tiny
+  c.checkpoint.every_seconds = 4.0 if tiny else 30.0
+  c.loader.threads = 2
+  c.prepare = dict(
+    codec=dict(config="mask_codec:tiny" if tiny else "mask_codec", path="mask_codec.npz"),
+    tokenizer=dict(
+      data=dict(sources=(digits("text", dict(ASKS, detect=1.0, segment=1.0)),)),
+      examples=200 if tiny else 2000,
+      fields=("prefix", "text"),
+      path="tokenizer.model",
+      vocab_size=384,
+      model_type="bpe",
+      symbols=("▁;", *(f"▁{d}" for d in range(10))),
+    ),
+  )
+  adam = dict(kind="adam", b2=0.98)
+  n = 8 if tiny else 256
+  test_one = dict(LOOK, split="test", seed=1, digits=(1, 1), size=(32, 60), tasks=dict(caption=1.0))
+  c.stages = (
+    common.stage(
+      name="contrastive",
+      model=dict(kind="two_tower"),
+      processor=dict(
+        kind="contrastive", tokenizer=dict(TOKENIZER, pad=1), image=dict(size=32), text_len=8
+      ),
+      data=dict(
+        sources=(
+          dict(LOOK, name="one", tasks=dict(caption=1.0), digits=(1, 1), size=(32, 60)),
+          dict(LOOK, name="few", tasks=dict(caption=1.0), digits=(1, 3), size=(28, 44)),
+        )
+      ),
+      batch_size=16 if tiny else 64,
+      steps=4 if tiny else 800,
+      lr=5e-4,
+      optimizer=adam,
+      objective=dict(kind="softmax"),
+      evals=(
+        dict(
+          name="zeroshot",
+          kind="zeroshot",
+          data=dict(test_one, name="test_one"),
+          examples=n,
+          classes=tuple(str(d) for d in range(10)),
+          templates=("{}",),
+        ),
+        dict(
+          name="retrieval",
+          kind="retrieval",
+          data=dict(test_one, name="test_few", digits=(1, 3), size=(28, 44)),
+          examples=n,
+          same_text=True,
+        ),
+      ),
+    ),
+    common.stage(
+      name="multimodal",
+      model=dict(kind="vlm"),
+      data=dict(
+        sources=(
+          digits("easy", dict(ASKS, detect=2.0, detect_all=2.0), digits=(1, 2), size=(28, 48)),
+          digits("scenes", dict(ASKS, detect=2.0, detect_all=2.0, segment=1.0), **SCENES),
+        )
+      ),
+      batch_size=16 if tiny else 64,
+      steps=4 if tiny else 1200,
+      lr=1e-3,
+      schedule=dict(
+        kind="rsqrt",
+        warmup=0.05,
+        timescale=1000,
+        groups=(("encoders/.*", dict(warmup=0.3)),),
+      ),
+      optimizer=adam,
+      init=dict(
+        source="previous",
+        fresh=("connector/.*", "decoder/.*"),
+        drop=("text/.*", "t", "encoders/image/pool/.*"),
+      ),
+      evals=evals(n),
+    ),
+    common.stage(
+      name="resolution",
+      model=dict(kind="vlm"),
+      processor=dict(image=dict(size=64)),
+      data=dict(sources=(digits("scenes", dict(ASKS, detect=3.0, segment=3.0), **SCENES),)),
+      batch_size=16 if tiny else 64,
+      steps=4 if tiny else 1000,
+      lr=1e-3,
+      schedule=dict(kind="cosine", warmup=0.03),
+      optimizer=adam,
+      init=dict(source="previous", optimizer="carry"),
+      evals=evals(n),
+    ),
+    common.stage(
+      name="transfer",
+      model=dict(kind="vlm"),
+      processor=dict(image=dict(size=64)),
+      data=dict(sources=(digits("segment", dict(segment=1.0), **SCENES),)),
+      batch_size=16 if tiny else 64,
+      steps=4 if tiny else 200,
+      lr=2e-4,
+      optimizer=adam,
+      init=dict(source="previous"),
+      evals=evals(n)[-1:],
+    ),
+  )
+  return c
