@@ -219,14 +219,14 @@ def _row(line: dict[str, Any]) -> str:
   if "error" in line:
     return f"| {what} | - | {line['error']} |"
   units = dict(
-    examples_per_s="{:.3g} examples/s",
+    examples_per_s="{:.4g} examples/s",
     images_per_second_per_core="{:.0f} images/s a core",
     gib_per_s="{:.2g} GiB/s",
     peak_rss_gib="peak {:.2f} GiB",
     memory_gib="{:.2f} GiB",
     fraction="{:.0%} of the limit",
     ratio="ratio {:.2f}",
-    verify_share="verifying costs {:.0%}",
+    of_restore="{:.0%} of a restore",
   )
   more = ", ".join(words.format(line[key]) for key, words in units.items() if key in line)
   return f"| {what} | {line['seconds']:.3g} s | {more} |"
