@@ -9,6 +9,8 @@ EXIT_BAD_INPUT = 2  # The message says what.
 EXIT_NONFINITE = 3  # nonfinite.policy stop, or skip with too many in a row.
 EXIT_ROLLBACKS = 4  # nonfinite.policy rollback, and max_rollbacks are used up.
 
+_MEET_SECONDS = 3600  # The longest that compilation may take in one process and not in another.
+
 
 class Preempted(SystemExit):
   """SIGTERM came; everything is saved. Ends the process with code 0 where nobody catches it."""
@@ -73,6 +75,21 @@ def barrier(name: str) -> None:
     from jax.experimental import multihost_utils
 
     multihost_utils.sync_global_devices(name)
+
+
+def meet(name: str) -> None:
+  """As `barrier`, but without a device: for processes that may come minutes apart.
+
+  Collectives on CPU give up after 30 s when a process is late, and it is late when it has to
+  compile: only process 0 writes the compilation cache, and others cannot always read it.
+  """
+  import jax
+
+  if jax.process_count() > 1:
+    # JAX has no public handle on its coordination service; orbax uses the same one.
+    from jax._src import distributed
+
+    distributed.global_state.client.wait_at_barrier(f"bigvlm/{name}", 1000 * _MEET_SECONDS)
 
 
 class Stop:

@@ -6,6 +6,7 @@ steps in between do nothing (see `trainers.step`).
 """
 
 import collections
+import itertools
 import json
 import math
 import pathlib
@@ -21,6 +22,7 @@ from bigvlm.trainers import evaluate, feed, launch, metrics, report, saved, stag
 from bigvlm.utils import log
 
 LAG = 2
+_tries = itertools.count()  # Of stages in this process; a rollback is another. The same in all.
 
 
 def train_stage(run: Any, built: stages.Built) -> None:
@@ -114,11 +116,19 @@ class _Loop:
     finally:
       batches.close()
 
+  def _compiled(self, fed: feed.Fed) -> Any:
+    """The executable of the step; when it returns, all processes have theirs."""
+    step = self.built.step.lower(self.state, fed.arrays).compile()
+    launch.meet(f"compiled {self.stage.name} from {self.step}, try {next(_tries)}")
+    return step
+
   def _go(self, batches: feed.Feed, every: int, last: int) -> bool:
+    step = None
     while self.step < last:
       self.launch.profiler.step(self.step)
       fed = next(batches)
-      self.state, out = self.built.step(self.state, fed.arrays)
+      step = step or self._compiled(fed)
+      self.state, out = step(self.state, fed.arrays)
       self.step += 1
       self.progress.step()
       self.pending.append((self.step, fed, out))
