@@ -54,6 +54,7 @@ EXTRAS = {
   "opencv": ["opencv-python-headless>=4.10"],
   "test": [
     "hypothesis>=6.100",
+    "opencv-python-headless>=4.10",  # Its backend is tested and measured; the core does without.
     "pytest>=8.0",
     "pytest-xdist>=3.6",
     "ruff==0.17.6",  # Exact: another version may format differently.

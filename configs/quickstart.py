@@ -89,6 +89,7 @@ def get_config(arg=None):
     ),
   )
   adam = dict(kind="adam", b2=0.98)
+  tasks = dict(ASKS, detect=2.0, detect_all=2.0)
   n = 8 if tiny else 256
   test_one = dict(LOOK, split="test", seed=1, digits=(1, 1), size=(32, 60), tasks=dict(caption=1.0))
   c.stages = (
@@ -105,7 +106,7 @@ def get_config(arg=None):
         )
       ),
       batch_size=16 if tiny else 64,
-      steps=4 if tiny else 800,
+      steps=4 if tiny else 2200,
       lr=5e-4,
       optimizer=adam,
       objective=dict(kind="softmax"),
@@ -132,19 +133,20 @@ def get_config(arg=None):
       model=dict(kind="vlm"),
       data=dict(
         sources=(
-          digits("easy", dict(ASKS, detect=2.0, detect_all=2.0), digits=(1, 2), size=(28, 48)),
-          digits("scenes", dict(ASKS, detect=2.0, detect_all=2.0, segment=1.0), **SCENES),
+          digits("one", tasks, digits=(1, 2), size=(28, 48)),
+          digits("few", tasks, digits=(1, 3), size=(28, 44)),
         )
       ),
       batch_size=16 if tiny else 64,
-      steps=4 if tiny else 1200,
+      steps=4 if tiny else 800,
       lr=1e-3,
       schedule=dict(
         kind="rsqrt",
         warmup=0.05,
         timescale=1000,
-        groups=(("encoders/.*", dict(warmup=0.3)),),
+        groups=(("encoders/.*", dict(warmup=0.2)),),
       ),
+      lr_mults=(("encoders/.*", 0.4),),
       optimizer=adam,
       init=dict(
         source="previous",
@@ -161,6 +163,7 @@ def get_config(arg=None):
       batch_size=16 if tiny else 64,
       steps=4 if tiny else 1000,
       lr=1e-3,
+      lr_mults=(("encoders/.*", 0.4),),
       schedule=dict(kind="cosine", warmup=0.03),
       optimizer=adam,
       init=dict(source="previous", optimizer="carry"),

@@ -1,6 +1,5 @@
 """Every benchmark runs at small sizes and prints lines that the table can be made of."""
 
-import importlib.util
 import json
 import math
 import os
@@ -15,7 +14,7 @@ import pytest
 from benchmarks import common, contest, run, workloads
 from bigvlm import build, zoo
 
-# Needs nothing that the test extra lacks: no peers, and OpenCV only where it is there.
+# Needs nothing that the test extra lacks: no peers.
 RUNS = {
   "train_step siglip": ["train_step", "--tiny", "--kinds=siglip", "--dtypes=bfloat16"],
   "train_step paligemma": ["train_step", "--tiny", "--kinds=paligemma", "--dtypes=float32"],
@@ -23,9 +22,8 @@ RUNS = {
   "losses": ["losses", "--tiny", "--kinds=sigmoid"],
   "checkpoint": ["checkpoint", *run.BENCHMARKS["checkpoint"][1]],
   "startup": ["startup", "--tiny", "--dtypes=float32", "--repeats=1"],
+  "input_pipeline": ["input_pipeline", "--tiny"],
 }
-if importlib.util.find_spec("cv2"):
-  RUNS["input_pipeline"] = ["input_pipeline", "--tiny"]
 
 
 def lines_of(root, *command):
