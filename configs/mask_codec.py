@@ -10,7 +10,7 @@ def get_config(arg=None):
   Args:
     arg: `steps`, `tiny`.
   """
-  a = config.parse_arg(arg, steps=250)
+  a = config.parse_arg(arg, steps=160)
   c = common.base(name="mask_codec")
   c.model = dict(kind="mask_codec")
   c.processor = dict(kind="mask", image=dict(size=64))

@@ -51,7 +51,14 @@ def get_config(arg=None):
   c.model = dict(
     encoders=dict(
       image=dict(
-        kind="vit", width=width, depth=depth, hidden=4 * width, heads=4, patch=8, pool="map"
+        kind="vit",
+        width=width,
+        depth=depth,
+        hidden=4 * width,
+        heads=4,
+        patch=8,
+        pool="map",
+        posemb_std=0.6,
       )
     ),
     text=dict(kind="text_tower", width=96, depth=depth // 2 or 1, hidden=192, heads=4, vocab=1536),
@@ -70,7 +77,7 @@ def get_config(arg=None):
     ),
   )
   c.processor = dict(
-    kind="prefix_lm", image=dict(size=32), tokenizer=TOKENIZER, text_len=56, read_len=40
+    kind="prefix_lm", image=dict(size=32), tokenizer=TOKENIZER, text_len=40, read_len=24
   )
   c.log.every = 5 if tiny else 50
   c.log.tensorboard = not tiny
@@ -89,7 +96,7 @@ def get_config(arg=None):
     ),
   )
   adam = dict(kind="adam", b2=0.98)
-  tasks = dict(ASKS, detect=2.0, detect_all=2.0)
+  tasks = dict(ASKS, which=4.0, detect=2.0, detect_all=2.0)
   n = 8 if tiny else 256
   test_one = dict(LOOK, split="test", seed=1, digits=(1, 1), size=(32, 60), tasks=dict(caption=1.0))
   c.stages = (
@@ -106,7 +113,7 @@ def get_config(arg=None):
         )
       ),
       batch_size=16 if tiny else 64,
-      steps=4 if tiny else 2200,
+      steps=4 if tiny else 1800,
       lr=5e-4,
       optimizer=adam,
       objective=dict(kind="softmax"),
@@ -144,10 +151,11 @@ def get_config(arg=None):
         kind="rsqrt",
         warmup=0.05,
         timescale=1000,
-        groups=(("encoders/.*", dict(warmup=0.2)),),
+        groups=(("encoders/.*", dict(warmup=0.15)),),
       ),
-      lr_mults=(("encoders/.*", 0.4),),
+      lr_mults=(("encoders/.*", 0.5),),
       optimizer=adam,
+      objective=dict(kind="prefix_lm", normalize="token"),
       init=dict(
         source="previous",
         fresh=("connector/.*", "decoder/.*"),
@@ -159,13 +167,16 @@ def get_config(arg=None):
       name="resolution",
       model=dict(kind="vlm"),
       processor=dict(image=dict(size=64)),
-      data=dict(sources=(digits("scenes", dict(ASKS, detect=3.0, segment=3.0), **SCENES),)),
+      data=dict(
+        sources=(digits("scenes", dict(ASKS, which=6.0, detect=4.0, segment=3.0), **SCENES),)
+      ),
       batch_size=16 if tiny else 64,
       steps=4 if tiny else 1000,
       lr=1e-3,
-      lr_mults=(("encoders/.*", 0.4),),
+      lr_mults=(("encoders/.*", 0.5),),
       schedule=dict(kind="cosine", warmup=0.03),
       optimizer=adam,
+      objective=dict(kind="prefix_lm", normalize="token"),
       init=dict(source="previous", optimizer="carry"),
       evals=evals(n),
     ),

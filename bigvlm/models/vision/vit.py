@@ -89,6 +89,8 @@ class ViT(nn.Module):
   Attributes:
     width, depth, hidden, heads, patch: sizes (see `decode_variant`).
     posemb: "learn" or "sincos2d".
+    posemb_std: of a learned table at the start; 0 = width ** -0.5, the reference's, which is small
+      beside the patches: fine for long training, slow to tell places apart in a short one.
     pool: "map", "gap", "tok" (class token) or "none".
     rep_size: width of an extra tanh layer on the pooled vector; 0 = none.
     out_dim: width of a linear head on the pooled vector; 0 = none.
@@ -103,6 +105,7 @@ class ViT(nn.Module):
   heads: int
   patch: int
   posemb: str = "learn"
+  posemb_std: float = 0.0
   pool: str = "none"
   rep_size: int = 0
   out_dim: int = 0
@@ -155,7 +158,7 @@ class ViT(nn.Module):
       name="patch",
     )(x)
     if self.posemb == "learn":
-      init = nn.initializers.normal(self.width**-0.5)
+      init = nn.initializers.normal(self.posemb_std or self.width**-0.5)
       table = self.param("posemb", init, (1, h * w, self.width), self.param_dtype)
     else:
       table = jnp.asarray(posemb.sincos2d(grid, self.width))
