@@ -198,7 +198,7 @@ class Digits:
     ground = u[0, 0] * (1 - contrast)
     colours = (u[:, 1:] - 0.5) * 0.3
     colours[0] += ground
-    colours[1:] += (ground + contrast + u[1:, :1] * (1 - contrast - ground))
+    colours[1:] += ground + contrast + u[1:, :1] * (1 - contrast - ground)
     slope = (v[:6].reshape(2, 3) - 0.5) * 0.24
     axis = np.linspace(-1, 1, size, dtype=np.float32)[:, None]
     image = (axis * slope[0] + colours[0])[:, None] + (axis * slope[1])[None]
