@@ -40,7 +40,14 @@ def _einsum_bwd(eq, out_dtype, saved, g):
   g = g.astype(a.dtype)
   product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   da = product(f"{out},{right}->{left}", g, b.astype(a.dtype))
-  db = product(f"{left},{out}->{right}", a, g)
+  # A product over the leading axes of both costs a CPU a transposed copy of its first operand: let
+  # that be the smaller one (the barrier keeps XLA from turning the two round again).
+  if a.size <= g.size:
+    db = product(f"{left},{out}->{right}", a, g)
+  else:
+    turned = "".join(sorted(right, key=lambda i: i not in out))
+    db = jax.lax.optimization_barrier(product(f"{out},{left}->{turned}", g, a))
+    db = jnp.einsum(f"{turned}->{right}", db)
   return da.astype(a.dtype), db.astype(b.dtype)
 
 
