@@ -30,6 +30,7 @@ BENCHMARKS = {
   "input_pipeline": ([], ["--tiny"]),
   "checkpoint": ([], ["--mib=32", "--repeats=1"]),
   "startup": (["--peers"], ["--tiny", "--repeats=1"]),
+  "host_memory": ([], ["--tiny", "--rounds=1"]),
 }
 # What tells two lines apart; the other fields were measured.
 _KEYS = ("name", "who", "system", "kind", "dtype", "start", "n", "chunk", "mib", "layers")

@@ -40,6 +40,8 @@ def take_flags(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def initialize(coordinator=None, num_processes=None, process_id=None) -> None:
   """Turns the compilation cache on and joins the other processes, before any use of a device.
 
+  Where the devices are CPUs, freed memory stays with the process (see `utils.hostmem`).
+
   Without arguments the processes are joined where the surroundings say that there are
   several (Slurm, a TPU pod); one process is left alone.
 
@@ -48,7 +50,7 @@ def initialize(coordinator=None, num_processes=None, process_id=None) -> None:
   """
   import jax
 
-  from bigvlm.utils import jaxcache
+  from bigvlm.utils import hostmem, jaxcache
 
   jaxcache.enable()
   given = (coordinator, num_processes, process_id)
@@ -59,6 +61,8 @@ def initialize(coordinator=None, num_processes=None, process_id=None) -> None:
       jax.distributed.initialize(coordinator, num_processes, process_id)
   elif _several_hosts() and not jax.distributed.is_initialized():
     jax.distributed.initialize()
+  if jax.default_backend() == "cpu":
+    hostmem.keep()
 
 
 def _several_hosts() -> bool:

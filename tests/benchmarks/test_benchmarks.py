@@ -23,6 +23,7 @@ RUNS = {
   "checkpoint": ["checkpoint", *run.BENCHMARKS["checkpoint"][1]],
   "startup": ["startup", "--tiny", "--dtypes=float32", "--repeats=1"],
   "input_pipeline": ["input_pipeline", "--tiny"],
+  "host_memory": ["host_memory", *run.BENCHMARKS["host_memory"][1]],
 }
 
 

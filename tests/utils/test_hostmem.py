@@ -1,0 +1,33 @@
+"""Freed memory stays with a process that asked for it, and the user's own settings win."""
+
+import os
+import subprocess
+import sys
+
+CODE = """
+import numpy as np
+from bigvlm.utils import hostmem
+def resident():
+  return int(open("/proc/self/statm").read().split()[1]) * 4096
+kept = hostmem.keep()
+before = resident()
+x = np.ones(64 << 17)  # 64 MiB
+del x
+print(kept, resident() - before > 60 << 20)
+"""
+
+
+def said(**env):
+  kept = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "LD_"))}
+  return subprocess.run(
+    [sys.executable, "-c", CODE], env=kept | env, capture_output=True, text=True, check=True
+  ).stdout.split()
+
+
+def test_freed_memory_stays():
+  assert said() == ["True", "True"]
+
+
+def test_the_users_settings_win():
+  assert said(MALLOC_ARENA_MAX="2")[0] == "False"
+  assert said(GLIBC_TUNABLES="glibc.malloc.arena_max=2")[0] == "False"
