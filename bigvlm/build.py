@@ -90,7 +90,7 @@ def _common(dtype: Mapping | None, layers: str, remat: str) -> dict:
 def encoder(cfg: Mapping, where: str = "model.encoders.image", **common) -> nn.Module:
   """A vision encoder from its config."""
   built = _make(ENCODERS, _variant(cfg, vit.decode_variant), where, **common)
-  for field, valid in (("posemb", vit.POSEMBS), ("pool", vit.POOLS)):
+  for field, valid in (("stem", vit.STEMS), ("posemb", vit.POSEMBS), ("pool", vit.POOLS)):
     if getattr(built, field, valid[0]) not in valid:
       raise ValueError(names.unknown(f"{where}.{field}", getattr(built, field), valid))
   return built

@@ -83,11 +83,47 @@ class MapHead(nn.Module):
     return (y + mlp.Mlp(self.hidden, name="mlp", **dtypes)(z))[:, 0]
 
 
+class ConvStem(nn.Module):
+  """Convolutions of stride 2 down to the patch grid, in place of one linear map per patch.
+
+  3x3, each with LayerNorm and gelu, widths doubling up to `width`, then a linear map ("Early
+  Convolutions Help Transformers See Better", arXiv 2106.14881, with LayerNorm for BatchNorm).
+  """
+
+  width: int
+  patch: int
+  blocks: int = 0
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """x [B, h * patch, w * patch, 3] -> [B, h * w, D]."""
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    count = self.patch.bit_length() - 1
+    if self.patch != 2**count or self.width % 2**count:
+      raise ValueError(
+        f"stem 'conv' needs a patch that is a power of 2, not {self.patch}, and a "
+        f"width that is a multiple of it, not {self.width}"
+      )
+    for i in range(count):
+      channels = self.width >> (count - 1 - i)
+      x = nn.Conv(channels, (3, 3), (2, 2), ((1, 1), (1, 1)), name=f"conv{i}", **dtypes)(x)
+      x = jax.nn.gelu(norms.LayerNorm(name=f"norm{i}", **dtypes)(x), approximate=True)
+    for i in range(self.blocks):
+      y = norms.LayerNorm(name=f"block{i}_norm", **dtypes)(x)
+      y = jax.nn.gelu(nn.Conv(self.width, (3, 3), name=f"block{i}_conv", **dtypes)(y))
+      x = x + y
+    x = x.reshape(x.shape[0], -1, self.width)
+    return dense.Linear("bnd,de->bne", (self.width, self.width), name="out", **dtypes)(x)
+
+
 class ViT(nn.Module):
   """ViT encoder.
 
   Attributes:
     width, depth, hidden, heads, patch: sizes (see `decode_variant`).
+    stem: "patch", a linear map of each patch, or "conv" (see `ConvStem`; few steps from scratch).
     posemb: "learn" or "sincos2d".
     posemb_std: of a learned table at the start; 0 = width ** -0.5, the reference's, which is small
       beside the patches: fine for long training, slow to tell places apart in a short one.
@@ -104,6 +140,8 @@ class ViT(nn.Module):
   hidden: int
   heads: int
   patch: int
+  stem: str = "patch"
+  stem_blocks: int = 0
   posemb: str = "learn"
   posemb_std: float = 0.0
   pool: str = "none"
@@ -147,16 +185,14 @@ class ViT(nn.Module):
     if pixels.dtype == jnp.uint8:
       mean, std = (jnp.asarray(v, jnp.float32) * 255 for v in (self.mean, self.std))
       pixels = (pixels.astype(jnp.float32) - mean) / std
-    x = pixels[:, : h * p, : w * p].reshape(-1, h, p, w, p, 3)
-    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, h * w, p, p, 3)
-    x = dense.Linear(
-      "bnpqc,pqcd->bnd",
-      (p, p, 3, self.width),
-      init=nn.initializers.lecun_normal(),
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-      name="patch",
-    )(x)
+    x = pixels[:, : h * p, : w * p]
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    if self.stem == "conv":
+      x = ConvStem(self.width, p, self.stem_blocks, name="stem", **dtypes)(x.astype(self.dtype))
+    else:
+      x = x.reshape(-1, h, p, w, p, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, h * w, p, p, 3)
+      shape, init = (p, p, 3, self.width), nn.initializers.lecun_normal()
+      x = dense.Linear("bnpqc,pqcd->bnd", shape, init=init, name="patch", **dtypes)(x)
     if self.posemb == "learn":
       init = nn.initializers.normal(self.posemb_std or self.width**-0.5)
       table = self.param("posemb", init, (1, h * w, self.width), self.param_dtype)
@@ -189,5 +225,6 @@ class ViT(nn.Module):
     return x
 
 
+STEMS = ("patch", "conv")
 POSEMBS = ("learn", "sincos2d")
 POOLS = ("map", "gap", "tok", "none")
