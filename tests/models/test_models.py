@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from bigvlm import build, generate, testing, zoo
+from bigvlm.models.decoders import decoder
+from bigvlm.models.vision import vit
 from bigvlm.types import Media
 from bigvlm.utils import tree
 
@@ -67,6 +69,29 @@ def count(name):
 )
 def test_published_sizes_have_their_published_number_of_parameters(name, parameters):
   assert count(name) == parameters
+
+
+def test_a_convolutional_stem_sees_the_same_thing_in_every_place():
+  stem = vit.ConvStem(width=16, patch=4, blocks=1)
+  x = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
+  params = stem.init(jax.random.key(1), x)
+  here = stem.apply(params, x).reshape(8, 8, 16)
+  moved = stem.apply(params, jnp.roll(x, (4, 8), (1, 2))).reshape(8, 8, 16)
+  np.testing.assert_allclose(moved[3:-2, 4:-2], here[2:-3, 2:-4], rtol=1e-4, atol=1e-5)
+  with pytest.raises(ValueError, match="power of 2, not 6"):
+    vit.ConvStem(width=16, patch=6).init(jax.random.key(1), x)
+
+
+def test_ordered_rows_of_the_table_start_alike_where_they_are_near():
+  cfg = dict(width=64, depth=1, hidden=8, heads=1, kv_heads=1, head_dim=8, vocab=300)
+  table = decoder.Decoder(**cfg, ordered=(20, 276))
+  params = table.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32), method="embed")
+  rows = np.asarray(params["params"]["embedding"])
+  np.testing.assert_allclose((rows**2).sum(1).mean(), 1, atol=0.1)
+  product = rows @ rows.T
+  near = np.diag(product, 1)
+  assert near[20:275].min() > 0.75
+  assert abs(product[40:80, 180:260]).mean() < 0.3 and abs(near[:19]).max() < 0.6
 
 
 def test_info_shows_the_count():

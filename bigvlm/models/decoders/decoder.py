@@ -32,6 +32,19 @@ VARIANTS = {
 }
 
 
+def smooth_rows(rng: jax.Array, count: int, width: int) -> jax.Array:
+  """Rows of length about 1 of which neighbours are alike, f32 [count, width].
+
+  Random Fourier features (Rahimi and Recht, 2007): two rows' product falls with their
+  distance. With tied embeddings `<loc0500>` and `<loc0501>` then begin as nearly the same
+  word, and what is learnt of one is known of the other.
+  """
+  scale, phase = jax.random.uniform(rng, (2, width))
+  # Length scales from 1/64 to all of the range, as many of each octave.
+  omega = 2 * jnp.pi / count * 64.0**scale
+  return (2 / width) ** 0.5 * jnp.cos(omega * jnp.arange(count)[:, None] + 2 * jnp.pi * phase)
+
+
 class Decoder(nn.Module):
   """Decoder with tied embeddings.
 
@@ -43,6 +56,8 @@ class Decoder(nn.Module):
     attn_softcap, final_softcap: c * tanh(x / c) on attention logits and logits; 0 = off.
     rope_base, eps: rotary base, epsilon of the norms.
     dropout: rate after attention and MLP.
+    ordered: (first, end): rows of the embedding table that start as a smooth curve (see
+      `smooth_rows`), for tokens that stand for numbers.
     mode, remat: see `blocks.Stack`.
     logits_dtype: dtype of the logits that come out.
   """
@@ -62,6 +77,7 @@ class Decoder(nn.Module):
   rope_base: float = 10_000.0
   eps: float = 1e-6
   dropout: float = 0.0
+  ordered: tuple[int, int] = (0, 0)
   mode: str = "loop"
   remat: str = "none"
   dtype: jnp.dtype = jnp.float32
@@ -99,11 +115,18 @@ class Decoder(nn.Module):
   def setup(self):
     if self.depth % len(self.windows):
       raise ValueError(f"decoder depth {self.depth} is not a multiple of {len(self.windows)} kinds")
-    init = nn.initializers.normal(self.width**-0.5)
-    shape = (self.vocab, self.width)
-    self.embedding = self.param("embedding", init, shape, self.param_dtype)
+    self.embedding = self.param("embedding", self._init_embedding, (self.vocab, self.width))
     self.blocks = blocks.Stack(self.spec, self.groups, self.mode, self.remat)
     self.norm = norms.RMSNorm(self.eps, dtype=self.dtype, param_dtype=self.param_dtype)
+
+  def _init_embedding(self, rng: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Normal rows of length about 1, those of `ordered` smooth."""
+    table = nn.initializers.normal(self.width**-0.5)(rng, shape, self.param_dtype)
+    first, end = self.ordered
+    if first == end:
+      return table
+    rows = smooth_rows(jax.random.fold_in(rng, 1), end - first, self.width)
+    return table.at[first:end].set(rows.astype(self.param_dtype))
 
   def embed(self, tokens: jax.Array) -> jax.Array:
     """int32 [B, T] -> [B, T, D], multiplied by sqrt(width) rounded to the compute dtype."""
