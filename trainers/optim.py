@@ -92,6 +92,58 @@ def adafactor(
   return optax.chain(*parts)
 
 
+def muon(b1=0.95, b2=0.999, eps=1e-8, rms=0.2) -> optax.GradientTransformation:
+  """Muon: momentum made orthogonal, for the matrices of layers; Adam for all other parameters.
+
+  The matrices are the kernels below `blocks`, one by one where layers are stacked, with their
+  inputs and outputs flattened. Each update has orthogonal columns or rows and the root mean square
+  `rms` (as Adam's is about, so learning rates carry over). Jordan et al., 2024
+  (kellerjordan.github.io/posts/muon); the scale is that of arXiv 2502.16982, section 2.2.
+  """
+  rest = adam(b1=min(b1, 0.9), b2=b2, eps=eps)
+
+  def flat(name, x):
+    """A stacked kernel as [layers, in, out], None for what is not one."""
+    if "/blocks/" not in f"/{name}" or not name.endswith("/kernel") or x.ndim < 3:
+      return None
+    ins = -1 if name.endswith("/o/kernel") else x.shape[1]
+    return x.reshape(x.shape[0], ins, x.shape[-1] if ins < 0 else -1)
+
+  def split(tree):
+    leaves = tree_lib.flatten(tree)
+    matrices = {n: x for n, x in leaves.items() if flat(n, x) is not None}
+    return matrices, {n: x for n, x in leaves.items() if n not in matrices}
+
+  def init(params):
+    matrices, others = split(params)
+    mu = {n: jnp.zeros_like(x, jnp.float32) for n, x in matrices.items()}
+    return dict(mu=tree_lib.unflatten(mu), rest=rest.init(tree_lib.unflatten(others)))
+
+  def update(grads, state, params=None):
+    matrices, others = split(grads)
+    out, second = rest.update(tree_lib.unflatten(others), state["rest"], params)
+    out, mu = tree_lib.flatten(out), tree_lib.flatten(state["mu"])
+    for name, g in matrices.items():
+      g = g.astype(jnp.float32)
+      mu[name] = b1 * mu[name] + g
+      x = flat(name, g + b1 * mu[name])
+      out[name] = (rms * max(x.shape[1:]) ** 0.5 * orthogonal(x)).reshape(g.shape)
+    return tree_lib.unflatten(out), dict(mu=tree_lib.unflatten(mu), rest=second)
+
+  return optax.GradientTransformation(init, update)
+
+
+def orthogonal(x: jax.Array, steps: int = 5) -> jax.Array:
+  """The matrix near x with singular values of about 1, f32 [..., m, n] (Newton-Schulz)."""
+  turned = x.shape[-2] > x.shape[-1]
+  x = jnp.swapaxes(x, -1, -2) if turned else x
+  x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + 1e-7)
+  for _ in range(steps):
+    a = x @ jnp.swapaxes(x, -1, -2)
+    x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+  return jnp.swapaxes(x, -1, -2) if turned else x
+
+
 def momentum(b1=0.9, nesterov=False, mu_dtype="float32") -> optax.GradientTransformation:
   """Heavy-ball (or Nesterov) momentum: mu = b1 * mu + g."""
   return optax.trace(b1, nesterov=nesterov, accumulator_dtype=jnp.dtype(mu_dtype))
@@ -102,7 +154,7 @@ def sgd() -> optax.GradientTransformation:
   return optax.identity()
 
 
-KINDS = {"adam": adam, "adafactor": adafactor, "momentum": momentum, "sgd": sgd}
+KINDS = {"adam": adam, "muon": muon, "adafactor": adafactor, "momentum": momentum, "sgd": sgd}
 # Every stage record has these as defaults; a kind that lacks them passes over them.
 _ADAM_ONLY = ("b1", "b2", "eps", "mu_dtype")
 

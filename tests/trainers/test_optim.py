@@ -54,6 +54,36 @@ def test_adam_keeps_the_second_moment_in_float32():
   assert {x.dtype for x in jax.tree.leaves(state["nu"])} == {jnp.dtype("float32")}
 
 
+def test_muon_makes_the_matrices_of_layers_orthogonal_and_leaves_the_rest_to_adam():
+  def blocks(**kernels):
+    return {
+      "blocks": {"g0": {n: {"kernel": jnp.asarray(k, jnp.float32)} for n, k in kernels.items()}}
+    }
+
+  params = blocks(
+    q=RNG.normal(size=(2, 6, 2, 4)), o=RNG.normal(size=(2, 2, 4, 6)), up=RNG.normal(size=(2, 6, 9))
+  )
+  params["embed"] = jnp.asarray(RNG.normal(size=(5, 6)), jnp.float32)
+  grads = jax.tree.map(jnp.sin, params)
+  cfg = stage(optimizer=dict(kind="muon", b1=0.9, b2=0.95))
+  (first, second), state = run(cfg, [grads, grads], params)
+  flat = dict(q=(2, 6, 8), o=(2, 8, 6), up=(2, 6, 9))
+  for name, shape in flat.items():
+    g = np.asarray(grads["blocks"]["g0"][name]["kernel"]).reshape(shape)
+    for update in (first, second):  # The same gradient twice: the same direction.
+      got = np.asarray(update[f"blocks/g0/{name}/kernel"]).reshape(shape)
+      for layer in range(2):
+        u, _, vt = np.linalg.svd(g[layer], full_matrices=False)
+        gains = u.T @ got[layer] @ vt.T / (-0.1 * 0.2 * max(shape[1:]) ** 0.5)
+        diagonal = np.diag(gains)
+        assert (diagonal > 0.6).all() and (diagonal < 1.3).all()
+        np.testing.assert_allclose(gains - np.diag(diagonal), 0, atol=2e-3)
+  alone = {"embed": params["embed"]}, [{"embed": grads["embed"]}]
+  adam, _ = run(stage(optimizer=dict(kind="adam", b1=0.9, b2=0.95)), alone[1], alone[0])
+  close(first["embed"], adam[0]["embed"])
+  assert tree_lib.names(state["mu"]) == [f"blocks/g0/{n}/kernel" for n in ("o", "q", "up")]
+
+
 def test_adafactor_is_big_visions():
   """Factored second moment, decay capped, bf16 momentum without bias correction."""
   params = {"w": jnp.asarray(RNG.normal(size=(32, 40)), jnp.float32)}
