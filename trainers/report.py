@@ -72,12 +72,18 @@ def _unpack(record: Mapping) -> dict:
 
 
 def write(workdir: str | pathlib.Path) -> None:
-  """Writes the report of a workdir from what lies in it: the last stage's kept predictions."""
+  """Writes the report of a workdir from what lies in it.
+
+  Of each evaluator the predictions after the last stage that ran it are shown.
+  """
   summary = json.loads((pathlib.Path(workdir) / "summary.json").read_text())
-  records = []
+  latest: dict[str, list[dict]] = {}
   for stage in summary["stages"]:
-    records = load_records(workdir, stage["name"]) or records
-  write_report(workdir, summary, records)
+    kept: dict[str, list[dict]] = {}
+    for record in load_records(workdir, stage["name"]):
+      kept.setdefault(record["evaluator"], []).append(record | {"stage": stage["name"]})
+    latest.update(kept)
+  write_report(workdir, summary, [record for group in latest.values() for record in group])
 
 
 def write_report(
@@ -88,7 +94,8 @@ def write_report(
   Args:
     workdir: the folder of the run; `metrics.jsonl` and `config.json` are read where they exist.
     summary: {"seconds", "stages": [{"name", "steps", "seconds", "metrics": {name: float}}]}.
-    records: predictions of the last stage (see `evaluators.base`), with `evaluator` (its name).
+    records: predictions (see `evaluators.base`), with `evaluator` (its name) and, where it is
+      known, `stage` (after which they were made).
 
   Raises:
     ValueError: a metric that is not a finite number; names the stage and the metric.
@@ -211,7 +218,7 @@ def _has_loss(line: Mapping, stage: str) -> bool:
 
 
 def _pictures(workdir: pathlib.Path, records: Sequence[Mapping]) -> list[str]:
-  records = [record | {"title": record.get("evaluator", "")} for record in records]
+  records = [record | {"title": _title(record)} for record in records]
   groups: dict[str, list] = {}
   for record in records:
     groups.setdefault(record["title"], []).append(record)
@@ -239,6 +246,11 @@ def _pictures(workdir: pathlib.Path, records: Sequence[Mapping]) -> list[str]:
     draw.grid(shown, _COLUMNS).save(workdir / "mistakes.png")
     parts.append(f"{len(shown)} of these {len(wrong)} mistakes:\n\n![mistakes](mistakes.png)\n")
   return parts
+
+
+def _title(record: Mapping) -> str:
+  name, stage = record.get("evaluator", ""), record.get("stage", "")
+  return f"{name} after {stage}" if stage else name
 
 
 def _spread(records: Sequence[dict], most: int) -> list[dict]:

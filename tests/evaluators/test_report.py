@@ -55,6 +55,15 @@ def test_report_has_tables_and_pictures(workdir):
   assert str(workdir) not in text  # relative paths: the folder can be moved
 
 
+def test_each_evaluator_is_shown_after_the_last_stage_that_ran_it(workdir):
+  fill(workdir)
+  report.save_records(workdir, "low", [record(right=False), record(evaluator="caption")])
+  report.save_records(workdir, "high", [record(right=False)])
+  report.write(workdir)
+  text = (workdir / "report.md").read_text()
+  assert "vqa after high 1 of 1; caption after low 0 of 1." in text
+
+
 def test_report_without_predictions_or_metrics(workdir):
   report.write_report(workdir, dict(seconds=1, stages=[]))
   text = (workdir / "report.md").read_text()
