@@ -139,6 +139,7 @@ class Digits:
     length: number of examples.
     noise: greatest standard deviation of the pixel noise (brightness is 0..1).
     contrast: least difference in brightness of ink and ground.
+    repeats: share of scenes (of two digits and more) in which some digit stands twice.
     light_ink: share of scenes with light ink on a dark ground (the others the other way round).
     codec: path of the mask codec (.npz); only `segment` needs it.
     name: name of the source in ids and counters.
@@ -161,6 +162,7 @@ class Digits:
     noise: float = 0.08,
     contrast: float = 0.5,
     light_ink: float = 0.5,
+    repeats: float = 0.5,
     codec: str = "",
     name: str = "digits",
   ):
@@ -174,6 +176,7 @@ class Digits:
       raise ValueError("digits: the task 'segment' needs codec=, the path of a mask codec (.npz)")
     self.name, self.split, self.seed, self.length = name, split, seed, length
     self.digits, self.size, self.canvas = tuple(digits), tuple(size), canvas
+    self.repeats = repeats
     self.noise, self.contrast, self.light_ink, self.codec = noise, contrast, light_ink, codec
     self._tasks = tuple(tasks)
     total = np.cumsum(list(tasks.values()))
@@ -222,7 +225,7 @@ class Digits:
     while True:
       labels = rng.integers(0, 10, n)
       u = rng.random((3, n + 1))
-      if n > 1 and u[2, n] < 0.5:  # repeated digits, so that counting is worth asking
+      if n > 1 and u[2, n] < self.repeats:  # repeated digits, so that counting is worth asking
         labels[1] = labels[0]
       of = [self._by_label[d] for d in labels]
       scans = np.array([scans[int(r * len(scans))] for scans, r in zip(of, u[0], strict=False)])

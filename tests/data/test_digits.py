@@ -68,6 +68,13 @@ def test_answers_agree_with_the_scene():
           assert set(e["labels"]) == {e["prefix"].split()[-1]}
 
 
+def test_repeats_are_as_asked():
+  for share in (0.0, 1.0):
+    made = source(digits=(3, 3), size=(14, 18), repeats=share)
+    apart = [len(set(made[i]["labels"])) for i in range(60)]
+    assert max(apart) < 3 if share else apart.count(3) > 30
+
+
 def test_unknown_tasks_and_a_missing_codec_are_named():
   with pytest.raises(ValueError, match="did you mean 'count'"):
     source(tasks=dict(cuont=1.0))
