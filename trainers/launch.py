@@ -1,6 +1,7 @@
 """What surrounds a training process: several hosts, the compilation cache, being told to stop."""
 
 import argparse
+import glob
 import os
 import signal
 import threading
@@ -52,6 +53,8 @@ def initialize(coordinator=None, num_processes=None, process_id=None) -> None:
 
   from bigvlm.utils import hostmem, jaxcache
 
+  if _cpus_only():
+    hostmem.keep()
   jaxcache.enable()
   given = (coordinator, num_processes, process_id)
   if any(value is not None for value in given):
@@ -61,8 +64,16 @@ def initialize(coordinator=None, num_processes=None, process_id=None) -> None:
       jax.distributed.initialize(coordinator, num_processes, process_id)
   elif _several_hosts() and not jax.distributed.is_initialized():
     jax.distributed.initialize()
-  if jax.default_backend() == "cpu":
-    hostmem.keep()
+
+
+def _cpus_only() -> bool:
+  """Whether JAX will find no accelerator, without asking it: that would start its threads."""
+  import jax
+
+  if jax.config.jax_platforms:
+    return jax.config.jax_platforms == "cpu"
+  devices = ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/vfio/[0-9]*", "/dev/kfd")
+  return not any(map(glob.glob, devices))
 
 
 def _several_hosts() -> bool:

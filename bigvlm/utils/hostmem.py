@@ -1,8 +1,8 @@
 """The C library's allocator, set so that a training step on the CPU does not beg for its memory.
 
 XLA allocates a program's temporaries anew in every run. glibc takes large blocks from the kernel
-and gives them back at once, so each step pays a page fault for every 4 KiB it touches: a quarter
-of the time of a step with 100 MB of temporaries (`python -m benchmarks.host_memory`).
+and gives them back at once, so each step pays a page fault for every 4 KiB it touches: a third
+of the time of a step whose layers are small (`python -m benchmarks.host_memory`).
 """
 
 import ctypes
@@ -18,7 +18,7 @@ def keep() -> bool:
 
   One arena, no mmap for large blocks, nothing returned to the kernel. Variables of the same
   purpose that the user set (MALLOC_ARENA_MAX, GLIBC_TUNABLES, LD_PRELOAD of another allocator)
-  win. To be called before the first large allocation.
+  win. To be called before JAX starts its threads: those that live already keep arenas of their own.
 
   Returns:
     Whether the allocator was set: false where it is not glibc's.
