@@ -91,7 +91,7 @@ def get_config(arg=None):
     ),
   )
   c.processor = dict(
-    kind="prefix_lm", image=dict(size=32), tokenizer=TOKENIZER, text_len=40, read_len=24
+    kind="prefix_lm", image=dict(size=32), tokenizer=TOKENIZER, text_len=46, read_len=32
   )
   c.log.every = 5 if tiny else 50
   c.log.tensorboard = not tiny
@@ -156,7 +156,7 @@ def get_config(arg=None):
       model=dict(kind="vlm"),
       data=dict(sources=(digits("few", tasks, digits=(1, 3), size=(28, 44)),)),
       batch_size=16 if tiny else 32,
-      steps=4 if tiny else 1500,
+      steps=4 if tiny else 1000,
       lr=2e-3,
       schedule=dict(
         kind="rsqrt",
@@ -185,7 +185,7 @@ def get_config(arg=None):
         )
       ),
       batch_size=16 if tiny else 32,
-      steps=4 if tiny else 1300,
+      steps=4 if tiny else 1700,
       lr=2e-3,
       schedule=dict(kind="rsqrt", warmup=0.03, timescale=1000, cooldown=0.4),
       optimizer=muon,
@@ -199,7 +199,7 @@ def get_config(arg=None):
       processor=dict(image=dict(size=64)),
       data=dict(sources=(digits("segment", dict(segment=1.0), **SCENES),)),
       batch_size=16 if tiny else 32,
-      steps=4 if tiny else 250,
+      steps=4 if tiny else 200,
       lr=5e-4,
       optimizer=muon,
       init=dict(source="previous"),
