@@ -7,10 +7,10 @@ scene is ever in a training scene. Stages: contrastive pre-training of the image
 multimodal training at 32 px from it, the resolution doubled with detection and segmentation
 weighted up, and transfer to segmentation alone.
 
-What makes minutes enough, in the order of how much it helped: convolutions before the layers of
-the image tower; pooling by the mean in the first stage, which leaves each patch saying what it
-holds; Muon; small batches; boxes with their digits (`detect_all`) as the teacher of "which digit
-is where"; neighbouring `<loc>` words that start alike.
+What makes minutes enough: convolutions before the layers of the image tower; pooling by the mean
+in the first stage, which leaves each patch saying what it holds; Muon; small batches; boxes with
+their digits (`detect_all`) as the teacher of "which digit is there"; neighbouring `<loc>` words
+that start alike.
 """
 
 from bigvlm import config

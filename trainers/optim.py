@@ -97,7 +97,8 @@ def muon(b1=0.95, b2=0.999, eps=1e-8, rms=0.2) -> optax.GradientTransformation:
 
   The matrices are the kernels below `blocks`, one by one where layers are stacked, with their
   inputs and outputs flattened. Each update has orthogonal columns or rows and the root mean square
-  `rms` (as Adam's is about, so learning rates carry over). Jordan et al., 2024
+  `rms` (as Adam's is about, so learning rates carry over). `b1` is the momentum of the matrices;
+  Adam's is at most 0.9. Jordan et al., 2024
   (kellerjordan.github.io/posts/muon); the scale is that of arXiv 2502.16982, section 2.2.
   """
   rest = adam(b1=min(b1, 0.9), b2=b2, eps=eps)

@@ -88,6 +88,10 @@ class ConvStem(nn.Module):
 
   3x3, each with LayerNorm and gelu, widths doubling up to `width`, then a linear map ("Early
   Convolutions Help Transformers See Better", arXiv 2106.14881, with LayerNorm for BatchNorm).
+
+  Attributes:
+    width, patch: of the tower; the patch is a power of 2.
+    blocks: residual 3x3 convolutions on the patch grid, after the strided ones.
   """
 
   width: int
@@ -112,8 +116,8 @@ class ConvStem(nn.Module):
       x = jax.nn.gelu(norms.LayerNorm(name=f"norm{i}", **dtypes)(x), approximate=True)
     for i in range(self.blocks):
       y = norms.LayerNorm(name=f"block{i}_norm", **dtypes)(x)
-      y = jax.nn.gelu(nn.Conv(self.width, (3, 3), name=f"block{i}_conv", **dtypes)(y))
-      x = x + y
+      y = nn.Conv(self.width, (3, 3), name=f"block{i}_conv", **dtypes)(y)
+      x = x + jax.nn.gelu(y, approximate=True)
     x = x.reshape(x.shape[0], -1, self.width)
     return dense.Linear("bnd,de->bne", (self.width, self.width), name="out", **dtypes)(x)
 
@@ -124,6 +128,7 @@ class ViT(nn.Module):
   Attributes:
     width, depth, hidden, heads, patch: sizes (see `decode_variant`).
     stem: "patch", a linear map of each patch, or "conv" (see `ConvStem`; few steps from scratch).
+    stem_blocks: residual convolutions of a "conv" stem.
     posemb: "learn" or "sincos2d".
     posemb_std: of a learned table at the start; 0 = width ** -0.5, the reference's, which is small
       beside the patches: fine for long training, slow to tell places apart in a short one.
