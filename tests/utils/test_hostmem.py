@@ -9,7 +9,7 @@ import numpy as np
 from bigvlm.utils import hostmem
 def resident():
   return int(open("/proc/self/statm").read().split()[1]) * 4096
-kept = hostmem.keep()
+kept = START
 before = resident()
 x = np.ones(64 << 17)  # 64 MiB
 del x
@@ -17,10 +17,14 @@ print(kept, resident() - before > 60 << 20)
 """
 
 
-def said(**env):
+def said(start="hostmem.keep()", **env):
   kept = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "LD_"))}
   return subprocess.run(
-    [sys.executable, "-c", CODE], env=kept | env, capture_output=True, text=True, check=True
+    [sys.executable, "-c", CODE.replace("START", start)],
+    env=kept | env,
+    capture_output=True,
+    text=True,
+    check=True,
   ).stdout.split()
 
 
@@ -31,3 +35,8 @@ def test_freed_memory_stays():
 def test_the_users_settings_win():
   assert said(MALLOC_ARENA_MAX="2")[0] == "False"
   assert said(GLIBC_TUNABLES="glibc.malloc.arena_max=2")[0] == "False"
+
+
+def test_a_training_process_on_cpus_keeps_its_memory():
+  start = "__import__('bigvlm.trainers.launch', fromlist='x').initialize()"
+  assert said(start, JAX_PLATFORMS="cpu") == ["None", "True"]
