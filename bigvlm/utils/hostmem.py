@@ -32,5 +32,6 @@ def keep() -> bool:
   libc = ctypes.CDLL(None)
   if not hasattr(libc, "gnu_get_libc_version"):
     return False
-  options = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**28), (_ARENA_MAX, 1))
+  # -1 is "never": any number of bytes that fits would give back the temporaries of a larger model.
+  options = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, 2**28), (_ARENA_MAX, 1))
   return all([libc.mallopt(option, value) for option, value in options])
