@@ -12,18 +12,20 @@ from flax.core import FrozenDict
 from bigvlm.models import encoder as encoder_model
 from bigvlm.models import mask_codec, two_tower, vlm
 from bigvlm.models.connectors import linear
-from bigvlm.models.decoders import decoder
+from bigvlm.models.connectors import pool as pool_connector
+from bigvlm.models.decoders import decoder, encdec
 from bigvlm.models.fusion import scatter
 from bigvlm.models.text import tower
-from bigvlm.models.vision import vit
+from bigvlm.models.vision import naflex, vit
 from bigvlm.types import Item
 from bigvlm.utils import names
 
-ENCODERS = {"vit": vit.ViT}
+ENCODERS = {"vit": vit.ViT, "naflex": naflex.NaFlex}
 TEXTS = {"text_tower": tower.TextTower}
-CONNECTORS = {"linear": linear.LinearConnector}
+CONNECTORS = {"linear": linear.LinearConnector, "pool": pool_connector.PoolConnector}
 FUSIONS = {"scatter": scatter.scatter}
-DECODERS = {"decoder": decoder.Decoder}
+DECODERS = {"decoder": decoder.Decoder, "encdec": encdec.EncDec}
+_SIZES = decoder.VARIANTS | encdec.VARIANTS
 
 
 def lookup(table: Mapping[str, Any], kind: str, where: str) -> Any:
@@ -69,7 +71,7 @@ def _variant(cfg: Mapping, sizes: Callable[[str], dict]) -> dict:
 
 
 def _decoder_sizes(variant: str) -> dict:
-  return lookup(decoder.VARIANTS, variant, "model.decoder.variant")
+  return lookup(_SIZES, variant, "model.decoder.variant")
 
 
 def _common(dtype: Mapping | None, layers: str, remat: str) -> dict:
@@ -102,7 +104,8 @@ def model(
   """The module of `config.model`.
 
   Args:
-    cfg: `kind` is "encoder", "two_tower", "vlm" or "mask_codec"; the other fields are its slots.
+    cfg: `kind` is "encoder", "two_tower", "vlm", "lm" or "mask_codec"; the other fields are its
+      slots.
     dtype: `config.dtype`. layers: "loop" or "scan". remat: "none", "dots" or "full".
 
   Raises:
@@ -113,6 +116,7 @@ def model(
     "encoder": lambda cfg, common: encoder_model.Encoders(FrozenDict(_encoders(cfg, common))),
     "two_tower": _two_tower,
     "vlm": _vlm,
+    "lm": _lm,
     "mask_codec": _mask_codec,
   }
   return lookup(builders, cfg.get("kind", ""), "model.kind")(cfg, common)
@@ -130,7 +134,7 @@ def _slots(cfg: Mapping, known: tuple[str, ...]) -> dict:
 
   A config may hold the slots of several kinds (a contrastive stage before a generative one).
   """
-  every = ("kind", "encoders", "text", "out_dim", "temperature_init", "bias_init")
+  every = ("kind", "encoders", "text", "out_dim", "temperature_init", "bias_init", "scale_range")
   every += ("connector", "fusion", "decoder", "codec")
   for key in cfg:
     if key not in every:
@@ -139,7 +143,7 @@ def _slots(cfg: Mapping, known: tuple[str, ...]) -> dict:
 
 
 def _two_tower(cfg: Mapping, common: dict) -> nn.Module:
-  fields = _slots(cfg, ("text", "out_dim", "temperature_init", "bias_init"))
+  fields = _slots(cfg, ("text", "out_dim", "temperature_init", "bias_init", "scale_range"))
   encoders = _encoders(cfg, common)
   image = encoders["image"]
   if image.pool == "none":
@@ -149,6 +153,8 @@ def _two_tower(cfg: Mapping, common: dict) -> nn.Module:
   text = _variant(fields.pop("text", {}), vit.decode_variant)
   text.setdefault("out_dim", image.out_dim or image.rep_size or image.width)
   built = _make(TEXTS, text, "model.text", **common)
+  if fields.get("scale_range"):
+    fields["scale_range"] = tuple(fields["scale_range"])
   return two_tower.TwoTower(FrozenDict(encoders), built, **fields)
 
 
@@ -164,6 +170,13 @@ def _vlm(cfg: Mapping, common: dict) -> nn.Module:
   fuse = lookup(FUSIONS, fields.get("fusion", {}).get("kind", "scatter"), "model.fusion.kind")
   # Frozen, so that the module is hashable and jit can take it as a static argument.
   return vlm.VLM(FrozenDict(encoders), connector, fuse, built)
+
+
+def _lm(cfg: Mapping, common: dict) -> nn.Module:
+  """A language model alone: a VLM that never sees media."""
+  given = _variant(_slots(cfg, ("decoder",)).get("decoder", {}), _decoder_sizes)
+  built = _make(DECODERS, given, "model.decoder", **common)
+  return vlm.VLM(FrozenDict({}), None, FUSIONS["scatter"], built)
 
 
 def _mask_codec(cfg: Mapping, common: dict) -> nn.Module:
@@ -206,7 +219,9 @@ def processor(model_cfg: Mapping, cfg: Mapping, workdir: str | pathlib.Path | No
   if model_cfg["kind"] == "vlm":
     grid = patch_grid(model_cfg, cfg)
     connector = model(model_cfg).connector
-    tokens = len(connector.rows([Item(0, (1, *grid))])[0])
+    count = cfg.get("image", {}).get("count", 1)
+    rows = connector.rows([Item(slot, (1, *grid)) for slot in range(count)])
+    tokens = sum(map(len, rows))
   return processing.make(cfg, image_tokens=tokens, grid=grid, workdir=workdir)
 
 

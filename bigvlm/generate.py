@@ -1,15 +1,22 @@
 """Decoding: prefill and a `lax.while_loop` over one-token steps, in one program.
 
+`decode` gives tokens and their log-probabilities, `generate` the tokens alone, `stream` a few
+tokens at a time. Beam search is in `bigvlm.beam`.
+
 Layer weights are cut apart before the program starts (`unstack`): a loop over
 stacked weights would copy every layer's slice for every token.
 """
 
 import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bigvlm import sampling as sampling_lib
+from bigvlm.sampling import GREEDY, Sampling
 from bigvlm.types import Batch
 
 
@@ -34,14 +41,147 @@ def unstack(params: dict) -> dict:
   return out
 
 
-def choose(logits: jax.Array, temperature: float, rng: jax.Array) -> jax.Array:
-  """Next token int32 [B] of logits [B, V]: the largest at temperature 0, else a sample."""
-  if temperature == 0.0:
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-  return jax.random.categorical(rng, logits / temperature, axis=-1).astype(jnp.int32)
+class Generated(NamedTuple):
+  """Tokens int32 [B, n], and the log-probability float32 [B, n] of each (0 after a row's end)."""
+
+  tokens: jax.Array
+  logp: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=("module", "max_new_tokens", "eos", "temperature"))
+class State(NamedTuple):
+  """What a step of decoding starts from; see `start`."""
+
+  n: jax.Array  # int32: how many tokens there are.
+  last: jax.Array  # int32 [B].
+  done: jax.Array  # bool [B].
+  out: Generated
+  seen: jax.Array | None  # bool [B, V]: tokens of the row, when they are penalised.
+  cache: Any
+
+
+def ends(eos: int | tuple[int, ...]) -> tuple[int, ...]:
+  """End tokens as a tuple."""
+  return (eos,) if isinstance(eos, int) else tuple(eos)
+
+
+def ended(tokens: jax.Array, eos: int | tuple[int, ...]) -> jax.Array:
+  """bool [B]: which tokens [B] end their row."""
+  return jnp.any(tokens[:, None] == jnp.asarray(ends(eos), jnp.int32), axis=1)
+
+
+def prefill(
+  module: nn.Module, params: dict, batch: Batch, new: int, copies: int = 1
+) -> tuple[jax.Array, Any]:
+  """Logits [B * copies, V] at the position that is read, and the cache of that many rows.
+
+  The copies of a row lie side by side, and are made after the prefill.
+
+  Raises:
+    ValueError: copies for a module that scans its layers (its cache has the layers in front).
+  """
+  if copies > 1 and module.decoder.mode != "loop":
+    raise ValueError("several samples or beams need a module built with layers='loop'")
+  cache = module.init_cache(batch, new)
+  out = module.apply({"params": params}, batch, cache=cache)
+  logits, cache = out.logits[:, 0], out.cache
+  if copies > 1:
+    logits = jnp.repeat(logits, copies, axis=0)
+    cache = jax.tree.map(lambda x: jnp.repeat(x, copies, axis=0) if x.ndim else x, cache)
+  return logits, cache
+
+
+def start(module, params, batch, rng, *, max_new_tokens, eos, sampling, pad, samples) -> State:
+  """Prefill and the first token; the arguments are those of `decode`."""
+  logits, cache = prefill(module, params, batch, max_new_tokens, samples)
+  rows, vocab = logits.shape
+  seen = None
+  if sampling.repetition_penalty != 1.0:
+    text = batch.text if batch.target is None else batch.target
+    real = (text.mask.segment > 0) & (text.media_index < 0)
+    marks = jnp.zeros((text.tokens.shape[0], vocab), bool)
+    marks = marks.at[jnp.arange(len(marks))[:, None], text.tokens].max(real)
+    seen = jnp.repeat(marks, samples, axis=0)
+  first, logp = sampling_lib.choose(logits, sampling, jax.random.fold_in(rng, 0), seen)
+  tokens = jnp.full((rows, max_new_tokens), pad, jnp.int32).at[:, 0].set(first)
+  scores = jnp.zeros((rows, max_new_tokens), jnp.float32).at[:, 0].set(logp)
+  return State(
+    jnp.int32(1), first, ended(first, eos), Generated(tokens, scores), _mark(seen, first), cache
+  )
+
+
+def _mark(seen: jax.Array | None, tokens: jax.Array) -> jax.Array | None:
+  return None if seen is None else seen.at[jnp.arange(len(tokens)), tokens].set(True)
+
+
+def run(module, params, state: State, rng, until, *, eos, sampling, pad) -> State:
+  """Steps until there are `until` tokens (an int32 scalar) or every row has ended."""
+
+  def unfinished(s: State):
+    return (s.n < until) & ~jnp.all(s.done)
+
+  def extend(s: State):
+    logits, cache = module.apply({"params": params}, s.last, s.cache, method="step")
+    key = jax.random.fold_in(rng, s.n)
+    new, logp = sampling_lib.choose(logits, sampling, key, s.seen)
+    new, logp = jnp.where(s.done, pad, new), jnp.where(s.done, 0.0, logp)
+    out = Generated(
+      jax.lax.dynamic_update_slice(s.out.tokens, new[:, None], (0, s.n)),
+      jax.lax.dynamic_update_slice(s.out.logp, logp[:, None], (0, s.n)),
+    )
+    done = s.done | ended(new, eos)
+    return State(s.n + 1, new, done, out, _mark(s.seen, new), cache)
+
+  return jax.lax.while_loop(unfinished, extend, state)
+
+
+_STATIC = ("module", "max_new_tokens", "eos", "sampling", "pad", "samples")
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def decode(
+  module: nn.Module,
+  params: dict,
+  batch: Batch,
+  rng: jax.Array,
+  *,
+  max_new_tokens: int,
+  eos: int | tuple[int, ...],
+  sampling: Sampling = GREEDY,
+  pad: int | None = None,
+  samples: int = 1,
+) -> Generated:
+  """Generates until every row has ended or `max_new_tokens` are made.
+
+  Args:
+    module: a VLM whose layers run as "loop".
+    params: its parameters, after `unstack`.
+    batch: prompts with read [B, 1] at the last prompt position; for an encoder-decoder with a
+      target, what its decoder begins with, and that read.
+    rng: key for sampling.
+    max_new_tokens: most tokens a row gets.
+    eos: id that ends a row, or several; none with ().
+    sampling: how a token is chosen.
+    pad: what a row that has ended goes on with; by default its (first) end token.
+    samples: answers to every row, from one prefill; those of a row lie side by side.
+
+  Returns:
+    `Generated` with [B * samples, max_new_tokens].
+  """
+  pad = (*ends(eos), 0)[0] if pad is None else pad
+  state = start(
+    module,
+    params,
+    batch,
+    rng,
+    max_new_tokens=max_new_tokens,
+    eos=eos,
+    sampling=sampling,
+    pad=pad,
+    samples=samples,
+  )
+  return run(module, params, state, rng, max_new_tokens, eos=eos, sampling=sampling, pad=pad).out
+
+
 def generate(
   module: nn.Module,
   params: dict,
@@ -49,41 +189,46 @@ def generate(
   rng: jax.Array,
   *,
   max_new_tokens: int,
-  eos: int,
+  eos: int | tuple[int, ...],
   temperature: float = 0.0,
+  pad: int | None = None,
 ) -> jax.Array:
-  """Generates until every row has ended or `max_new_tokens` are made.
+  """The tokens int32 [B, max_new_tokens] of `decode`, greedy or at a temperature."""
+  how = Sampling(temperature=temperature)
+  return decode(
+    module, params, batch, rng, max_new_tokens=max_new_tokens, eos=eos, sampling=how, pad=pad
+  ).tokens
 
-  Args:
-    module: a VLM whose layers run as "loop".
-    params: its parameters, after `unstack`.
-    batch: prompts with read [B, 1] at the last prompt position.
-    rng: key for sampling.
-    max_new_tokens: most tokens a row gets.
-    eos: id that ends a row.
-    temperature: 0 = greedy.
 
-  Returns:
-    int32 [B, max_new_tokens]; a row that has ended goes on with `eos`.
+_start = jax.jit(start, static_argnames=_STATIC)
+_run = jax.jit(run, static_argnames=("module", "eos", "sampling", "pad"))
+
+
+def stream(
+  module: nn.Module,
+  params: dict,
+  batch: Batch,
+  rng: jax.Array,
+  *,
+  max_new_tokens: int,
+  eos: int | tuple[int, ...],
+  sampling: Sampling = GREEDY,
+  pad: int | None = None,
+  every: int = 8,
+) -> Iterator[Generated]:
+  """The same tokens as `decode`, a few at a time.
+
+  Yields:
+    `Generated` with [B, n] for growing n, every `every` tokens; the last holds them all. A caller
+    that has seen enough just stops.
   """
-  rows, length = batch.text.tokens.shape
-  cache = module.decoder.init_cache(rows, length + max_new_tokens)
-  variables = {"params": params}
-  out = module.apply(variables, batch, cache=cache)
-  first = choose(out.logits[:, 0], temperature, jax.random.fold_in(rng, 0))
-  tokens = jnp.full((rows, max_new_tokens), eos, jnp.int32).at[:, 0].set(first)
-
-  def unfinished(state):
-    n, last, _, _ = state
-    return (n < max_new_tokens) & jnp.any(last != eos)
-
-  def extend(state):
-    n, last, tokens, cache = state
-    logits, cache = module.apply(variables, last, cache, method="step")
-    new = choose(logits, temperature, jax.random.fold_in(rng, n))
-    new = jnp.where(last == eos, eos, new)
-    tokens = jax.lax.dynamic_update_slice(tokens, new[:, None], (0, n))
-    return n + 1, new, tokens, cache
-
-  state = (jnp.int32(1), first, tokens, out.cache)
-  return jax.lax.while_loop(unfinished, extend, state)[2]
+  pad = (*ends(eos), 0)[0] if pad is None else pad
+  how = dict(eos=eos, sampling=sampling, pad=pad)
+  state = _start(module, params, batch, rng, max_new_tokens=max_new_tokens, samples=1, **how)
+  until = 1
+  while True:
+    yield Generated(*(x[:, :until] for x in state.out))
+    if until >= max_new_tokens or bool(jnp.all(state.done)):
+      return
+    until = min(until + every, max_new_tokens)
+    state = _run(module, params, state, rng, jnp.int32(until), **how)

@@ -16,17 +16,22 @@ Array = jax.Array
 
 @struct.dataclass
 class Media:
-  """Input of one encoder.
+  """Input of one encoder: whole pictures in `pixels`, or `patches` of pictures of any shape.
 
   Attributes:
     pixels: [B, I, H, W, 3], uint8 (0..255; the encoder normalises it) or float
-      that is normalised already.
-    item: int32 [B, I], the picture each slot belongs to, unique in the row;
-      0 = padding. Tiles or frames of one item share its number.
+      that is normalised already; or None.
+    item: int32 [B, I] or, of patches, [B, N]: the picture each belongs to, unique in
+      the row; 0 = padding. Tiles or frames of one item share its number.
+    patches: [B, N, P * P * 3], rows, columns and channels of each patch, dtypes as of
+      `pixels`; or None.
+    pos: int32 [B, N, 2], row and column of each patch in its picture's grid, 0 of padding.
   """
 
-  pixels: Array
+  pixels: Array | None
   item: Array
+  patches: Array | None = None
+  pos: Array | None = None
 
 
 @struct.dataclass
@@ -82,13 +87,30 @@ class Text:
 
 
 @struct.dataclass
+class Memory:
+  """What cross-attention reads.
+
+  Attributes:
+    x: [B, S, D].
+    label: int32 [B, S], segment of each row: a token sees the rows of its own; 0 = padding.
+  """
+
+  x: Array
+  label: Array
+
+
+@struct.dataclass
 class Fused:
-  """What the decoder reads: `x` [B, L, D], `positions` [B, L], `mask`, `read` [B, K]."""
+  """What the decoder reads: `x` [B, L, D], `positions` [B, L], `mask`, `read` [B, K].
+
+  `memory` is what its cross-attention reads, or None.
+  """
 
   x: Array
   positions: Array
   mask: MaskSpec
   read: Array
+  memory: Memory | None = None
 
 
 @struct.dataclass
@@ -100,12 +122,15 @@ class Cache:
     mask: MaskSpec of the key columns, [B, S].
     index: int32 scalar, next column to write (shared by all rows).
     pos: int32 [B], next position of each row.
+    label: int32 [B, M], of the memory whose keys and values the layers hold (see `Memory`); None
+      without cross-attention.
   """
 
   layers: Any
   mask: MaskSpec
   index: Array
   pos: Array
+  label: Array | None = None
 
 
 @struct.dataclass
@@ -127,6 +152,8 @@ class Batch:
     weights: float32 [B, K], 0 where the loss must not look. A row of a bad
       record is all 0.
     extra: anything an objective of its own needs, by name.
+    target: what the decoder of an encoder-decoder reads, from its start token on; `text` and media
+      are then the encoder's, and `labels` belong to `target.read`.
   """
 
   text: Text | None
@@ -134,6 +161,7 @@ class Batch:
   labels: Array | None = None
   weights: Array | None = None
   extra: dict[str, Any] = struct.field(default_factory=dict)
+  target: Text | None = None
 
 
 @struct.dataclass
@@ -147,6 +175,7 @@ class Outputs:
       [B, D] (L2-normalised), `scale` and `bias` (scalars).
     cache: the cache, when one was given.
     feats: encoder name -> Features.
+    soft: what the connector gave, or None.
   """
 
   logits: Array | None = None
@@ -154,6 +183,7 @@ class Outputs:
   heads: dict[str, Any] = struct.field(default_factory=dict)
   cache: Cache | None = None
   feats: dict[str, Features] = struct.field(default_factory=dict)
+  soft: Soft | None = None
 
 
 class Item(NamedTuple):
@@ -167,21 +197,24 @@ def to_batch(arrays: dict[str, Array]) -> Batch:
   """Builds a `Batch` from the flat arrays of a processor (see `processing.processor`).
 
   Keys `NAME` + `NAME_item` are media of encoder NAME for every key that ends in
-  `_item`; `tokens segment block order positions media_index read` are the text;
-  `labels weights` the targets; what is left goes to `extra`.
+  `_item`, patches where there is a `NAME_pos` too; `tokens segment block order positions
+  media_index read` are the text, the same with `target_` in front the target; `labels weights` what
+  is wanted; what is left goes to `extra`.
   """
   rest = dict(arrays)
   media = {}
   for key in sorted(k for k in arrays if k.endswith("_item")):
     name = key.removesuffix("_item")
-    media[name] = Media(pixels=rest.pop(name), item=rest.pop(key))
-  text = None
-  if "tokens" in rest:
-    text = Text(
-      tokens=rest.pop("tokens"),
-      mask=MaskSpec(rest.pop("segment"), rest.pop("block"), rest.pop("order")),
-      positions=rest.pop("positions"),
-      media_index=rest.pop("media_index"),
-      read=rest.pop("read"),
-    )
-  return Batch(text, media, rest.pop("labels", None), rest.pop("weights", None), rest)
+    values, item, pos = rest.pop(name), rest.pop(key), rest.pop(f"{name}_pos", None)
+    media[name] = Media(values, item) if pos is None else Media(None, item, values, pos)
+
+  def text(prefix: str) -> Text | None:
+    if prefix + "tokens" not in rest:
+      return None
+    names = ("tokens", "segment", "block", "order", "positions", "media_index", "read")
+    tokens, segment, block, order, *others = (rest.pop(prefix + name) for name in names)
+    return Text(tokens, MaskSpec(segment, block, order), *others)
+
+  texts = text(""), text("target_")
+  labels, weights = rest.pop("labels", None), rest.pop("weights", None)
+  return Batch(texts[0], media, labels, weights, rest, texts[1])

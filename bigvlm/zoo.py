@@ -41,14 +41,22 @@ def abstract_batch(model_cfg: Mapping, processor_cfg: Mapping, rows: int = 1) ->
     mask = jax.ShapeDtypeStruct((rows, 64, 64, 1), jnp.float32)
     return Batch(None, {}, extra={"mask": mask})
   height, width = build.image_size(processor_cfg)
-  pixels = jax.ShapeDtypeStruct((rows, 1, height, width, 3), jnp.uint8)
-  media = {name: Media(pixels, ints(1)) for name in model_cfg["encoders"]}
+  slots = processor_cfg["image"].get("count", 1)
+  pixels = jax.ShapeDtypeStruct((rows, slots, height, width, 3), jnp.uint8)
+  # A config may hold encoders that only another kind of model reads.
+  encoders = () if model_cfg["kind"] == "lm" else model_cfg["encoders"]
+  media = {name: Media(pixels, ints(slots)) for name in encoders}
   length = processor_cfg["text_len"]
   if model_cfg["kind"] == "vlm":
     grid = build.patch_grid(model_cfg, processor_cfg)
-    length += grid[0] * grid[1]
-  mask = MaskSpec(ints(length), ints(length), ints(length))
-  return Batch(Text(ints(length), mask, ints(length), ints(length), ints(1)), media)
+    length += slots * grid[0] * grid[1]
+
+  def text(length):
+    mask = MaskSpec(ints(length), ints(length), ints(length))
+    return Text(ints(length), mask, ints(length), ints(length), ints(1))
+
+  encodes = hasattr(getattr(build.model(model_cfg), "decoder", None), "encode")
+  return Batch(text(length), media, target=text(1) if encodes else None)
 
 
 def abstract_params(cfg: Mapping) -> dict:

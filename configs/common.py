@@ -38,6 +38,7 @@ _BASE = dict(
   seed=0,
   model=dict(),
   processor=dict(),
+  init=dict(source=""),  # published checkpoint of a model config: hf:OWNER/NAME
   dtype=dict(params="float32", compute="float32", logits="float32"),
   mesh=dict(data=-1, fsdp=1, tensor=1),
   rules=(),  # ((regex, (axis or None per trailing dimension)), ...)

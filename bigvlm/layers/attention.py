@@ -4,14 +4,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigvlm.layers import dense, rope
+from bigvlm.layers import dense, norms, rope
 
 # What stands for -inf: finite, so that a row that sees nothing stays finite.
 _MASKED = -2.3819763e38
 
 
 def attend(
-  q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, softcap: float = 0.0
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  mask: jax.Array | None,
+  softcap: float = 0.0,
+  bias: jax.Array | None = None,
 ) -> jax.Array:
   """Softmax attention with float32 logits and softmax.
 
@@ -20,6 +25,7 @@ def attend(
     k, v: [B, S, K, h]; H is a multiple of K, query heads of a group are adjacent.
     mask: bool [B, 1, L, S], True = visible; None = all visible.
     softcap: c > 0 bounds the logits by c * tanh(logits / c) (Gemma 2, arXiv 2408.00118).
+    bias: [1 or B, H, L, S], added to the logits (T5's relative positions).
 
   Returns:
     [B, L, H, h] in q's dtype.
@@ -30,6 +36,9 @@ def attend(
   logits = dense.einsum("blkgh,bskh->bkgls", q, k, jnp.float32)
   if softcap:
     logits = softcap * jnp.tanh(logits / softcap)
+  if bias is not None:
+    shape = (bias.shape[0], groups, heads // groups, *bias.shape[2:])
+    logits = logits + bias.astype(jnp.float32).reshape(shape)
   if mask is not None:
     logits = jnp.where(mask[:, :, None], logits, _MASKED)
   probs = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
@@ -42,11 +51,13 @@ class Attention(nn.Module):
 
   Attributes:
     heads, kv_heads, head_dim: kv_heads divides heads.
-    bias: biases on all four projections.
+    bias: biases on `q`, `k` and `v`. out_bias: on `o`; None = as `bias`.
     query_scale: factor on the queries (applied after the rotation).
-    rope_base: base of the rotary embedding; 0 = none.
+    rope_base: base of the rotary embedding; 0 = none. rope_scale: divides its frequencies.
     softcap: bound of the attention logits; 0 = none.
-    out_dim: width of the output, by default that of the queries.
+    qk_norm: a norm (key of `norms.NORMS`) of every query and key head; "" = none (Gemma 3).
+    eps: of those norms.
+    query_init: factor on the start of the kernel of `q`, for a `query_scale` of 1 (T5).
   """
 
   heads: int
@@ -56,6 +67,11 @@ class Attention(nn.Module):
   bias: bool = True
   rope_base: float = 0.0
   softcap: float = 0.0
+  out_bias: bool | None = None
+  rope_scale: float = 1.0
+  qk_norm: str = ""
+  eps: float = 1e-6
+  query_init: float = 1.0
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
@@ -66,6 +82,7 @@ class Attention(nn.Module):
     memory: jax.Array | None = None,
     *,
     mask: jax.Array | None = None,
+    bias: jax.Array | None = None,
     positions: jax.Array | None = None,
     cache: dict | None = None,
     index: jax.Array | None = None,
@@ -74,35 +91,55 @@ class Attention(nn.Module):
 
     Args:
       x: queries.
-      memory: what keys and values are made of, by default x.
-      mask: see `attend`; over the cache's columns when there is one.
+      memory: what keys and values are made of, by default x, or the keys and values in `cache`
+        when that comes without an index.
+      mask, bias: see `attend`; over the cache's columns when there is one.
       positions: int32 [B, L] for the rotary embedding.
-      cache: {"k", "v"} [B, S, K, h]; the new columns are written at `index`.
-      index: int32 scalar.
+      cache: {"k", "v"} [B, S, K, h]; the new columns are written at `index`. Without an index they
+        are replaced by those of `memory`, or read.
+      index: int32 scalar or None.
 
     Returns:
       [B, L, D] and the updated cache (None without one).
     """
-    dtypes = dict(bias=self.bias, dtype=self.dtype, param_dtype=self.param_dtype)
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     width = x.shape[-1]
+    stored = memory is None and cache is not None and index is None
     memory = x if memory is None else memory
 
-    def heads(name: str, n: int, source: jax.Array) -> jax.Array:
-      shape = (source.shape[-1], n, self.head_dim)
-      return dense.Linear("bld,dhk->blhk", shape, 2, name=name, **dtypes)(source)
+    xavier = nn.initializers.xavier_uniform()
 
-    q = heads("q", self.heads, x)
-    k = heads("k", self.kv_heads, memory)
-    v = heads("v", self.kv_heads, memory)
+    def query_init(*args):
+      return xavier(*args) * self.query_init
+
+    def heads(name: str, n: int, source: jax.Array, init=xavier) -> jax.Array:
+      shape = (source.shape[-1], n, self.head_dim)
+      linear = dense.Linear("bld,dhk->blhk", shape, 2, self.bias, init, name=name, **dtypes)
+      return linear(source)
+
+    q = heads("q", self.heads, x, query_init if self.query_init != 1 else xavier)
+    if stored:
+      k, v = cache["k"], cache["v"]
+    else:
+      k, v = heads("k", self.kv_heads, memory), heads("v", self.kv_heads, memory)
+    if self.qk_norm:
+      norm = norms.NORMS[self.qk_norm]
+      q = norm(self.eps, name="q_norm", **dtypes)(q)
+      if not stored:  # What is stored has been through it.
+        k = norm(self.eps, name="k_norm", **dtypes)(k)
     if self.rope_base:
-      cos, sin = rope.tables(positions, self.head_dim, self.rope_base)
+      cos, sin = rope.tables(positions, self.head_dim, self.rope_base, self.rope_scale)
       q, k = rope.rotate(q, cos, sin), rope.rotate(k, cos, sin)
     q = q * jnp.asarray(self.query_scale, q.dtype)
-    if cache is not None:
+    if index is None and cache is not None:
+      cache = {"k": k.astype(cache["k"].dtype), "v": v.astype(cache["v"].dtype)}
+    elif cache is not None:
       at = (0, index, 0, 0)
       k = jax.lax.dynamic_update_slice(cache["k"], k.astype(cache["k"].dtype), at)
       v = jax.lax.dynamic_update_slice(cache["v"], v.astype(cache["v"].dtype), at)
       cache = {"k": k, "v": v}
-    y = attend(q, k.astype(q.dtype), v.astype(q.dtype), mask, self.softcap)
-    out = dense.Linear("blhk,hkd->bld", (self.heads, self.head_dim, width), name="o", **dtypes)
+    y = attend(q, k.astype(q.dtype), v.astype(q.dtype), mask, self.softcap, bias)
+    shape = (self.heads, self.head_dim, width)
+    out_bias = self.bias if self.out_bias is None else self.out_bias
+    out = dense.Linear("blhk,hkd->bld", shape, bias=out_bias, name="o", **dtypes)
     return out(y), cache

@@ -19,9 +19,18 @@ from bigvlm.layers import attention, mlp, norms
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  """What one layer of a pattern has of its own: `window` of its self-attention (0 = unlimited)."""
+  """What one layer of a pattern has of its own.
+
+  Attributes:
+    window: of its self-attention; 0 = unlimited.
+    rope_base, rope_scale: of its rotary embedding; base 0 = that of the stack's `LayerSpec`.
+    cross: attention to `Ctx.memory` after the self-attention.
+  """
 
   window: int = 0
+  rope_base: float = 0.0
+  rope_scale: float = 1.0
+  cross: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +39,17 @@ class LayerSpec:
 
   Attributes:
     width, heads, kv_heads, head_dim, hidden: sizes; `hidden` is the MLP's.
-    norm: "layer" or "rms". eps: its epsilon.
-    act, gated, bias: of the MLP; `bias` of the attention too.
-    query_scale: factor on the queries.
+    norm: a key of `norms.NORMS`. eps: its epsilon.
+    act, gated: of the MLP.
+    bias: of q, k and v; of the output projection and the MLP too unless `out_bias`, `mlp_bias`
+      say otherwise.
+    query_scale: factor on the queries. query_init: see `attention.Attention`.
     rope_base: 0 = no rotary embedding.
     softcap: bound of the attention logits, 0 = none.
     post_norms: a norm after attention and after the MLP as well (Gemma 2).
+    qk_norm: a norm of every query and key head (Gemma 3).
+    parallel: attention and MLP read the same norm and are added together (ViT-22B).
+    layer_scale: start of a learned factor [D] after attention and MLP; 0 = none (CaiT, DINOv2).
     dropout: rate after attention and after the MLP, when training.
     dtype, param_dtype: compute and parameter dtype.
   """
@@ -54,6 +68,12 @@ class LayerSpec:
   rope_base: float = 0.0
   softcap: float = 0.0
   post_norms: bool = False
+  out_bias: bool | None = None
+  mlp_bias: bool | None = None
+  qk_norm: bool = False
+  layer_scale: float = 0.0
+  query_init: float = 1.0
+  parallel: bool = False
   dropout: float = 0.0
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
@@ -67,17 +87,25 @@ class Ctx:
     positions: int32 [B, L] or None.
     masks: window -> bool [B, 1, L, S]; empty = everything is visible.
     index: int32 scalar, the cache column to write, or None.
+    bias: [1 or B, H, L, S] added to the logits of the self-attention, or None.
+    memory: [B, M, D'] for layers with cross-attention; None in a decoding step, whose cache holds
+      its keys and values.
+    memory_mask: bool [B, 1, L, M] or None.
     train: whether dropout is on.
   """
 
   positions: jax.Array | None = None
   masks: dict[int, jax.Array] = struct.field(default_factory=dict)
   index: jax.Array | None = None
+  bias: jax.Array | None = None
+  memory: jax.Array | None = None
+  memory_mask: jax.Array | None = None
   train: bool = struct.field(pytree_node=False, default=False)
 
 
 class Layer(nn.Module):
-  """Pre-norm transformer layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+  """Pre-norm transformer layer: x + attention(norm(x)), with `Kind.cross` the same over the memory,
+  then x + mlp(norm(x))."""
 
   spec: LayerSpec
   kind: Kind
@@ -85,7 +113,7 @@ class Layer(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, ctx: Ctx, cache: dict | None) -> tuple[jax.Array, dict | None]:
     """x [B, L, D], the layer's cache or None -> the same two."""
-    s = self.spec
+    s, kind = self.spec, self.kind
     dtypes = dict(dtype=s.dtype, param_dtype=s.param_dtype)
 
     def norm(name: str, y: jax.Array) -> jax.Array:
@@ -94,28 +122,62 @@ class Layer(nn.Module):
     def drop(y: jax.Array) -> jax.Array:
       return nn.Dropout(s.dropout, deterministic=not ctx.train)(y) if s.dropout else y
 
-    attn = attention.Attention(
-      s.heads,
-      s.kv_heads,
-      s.head_dim,
-      s.query_scale,
-      s.bias,
-      s.rope_base,
-      s.softcap,
-      name="attn",
-      **dtypes,
-    )
-    mask = ctx.masks[self.kind.window] if ctx.masks else None
-    y, cache = attn(
-      norm("norm1", x), mask=mask, positions=ctx.positions, cache=cache, index=ctx.index
+    def scaled(name: str, y: jax.Array) -> jax.Array:
+      if not s.layer_scale:
+        return y
+      init = nn.initializers.constant(s.layer_scale)
+      return y * self.param(name, init, (s.width,), s.param_dtype).astype(y.dtype)
+
+    def attend(name: str, y: jax.Array, memory: jax.Array | None, rope_base: float, **given):
+      attn = attention.Attention(
+        s.heads,
+        s.kv_heads,
+        s.head_dim,
+        s.query_scale,
+        s.bias,
+        rope_base,
+        s.softcap,
+        s.out_bias,
+        kind.rope_scale,
+        s.norm if s.qk_norm else "",
+        s.eps,
+        s.query_init,
+        name=name,
+        **dtypes,
+      )
+      return attn(y, memory, **given)
+
+    own, shared = cache, None
+    if cache is not None and kind.cross:
+      own, shared = cache["self"], cache["cross"]
+    h = norm("norm1", x)
+    y, own = attend(
+      "attn",
+      h,
+      None,
+      kind.rope_base or s.rope_base,
+      mask=ctx.masks[kind.window] if ctx.masks else None,
+      bias=ctx.bias,
+      positions=ctx.positions,
+      cache=own,
+      index=ctx.index,
     )
     if s.post_norms:
       y = norm("post_norm1", y)
-    x = x + drop(y)
-    y = mlp.Mlp(s.hidden, s.act, s.gated, s.bias, name="mlp", **dtypes)(norm("norm2", x))
+    x = x + drop(scaled("scale1", y))
+    if kind.cross:
+      y = norm("norm_cross", x)
+      y, shared = attend("cross", y, ctx.memory, 0.0, mask=ctx.memory_mask, cache=shared)
+      x = x + drop(y)
+    bias = s.bias if s.mlp_bias is None else s.mlp_bias
+    h = h if s.parallel else norm("norm2", x)
+    y = mlp.Mlp(s.hidden, s.act, s.gated, bias, name="mlp", **dtypes)(h)
     if s.post_norms:
       y = norm("post_norm2", y)
-    return x + drop(y), cache
+    x = x + drop(scaled("scale2", y))
+    if cache is None:
+      return x, None
+    return x, {"self": own, "cross": shared} if kind.cross else own
 
 
 class Period(nn.Module):
@@ -219,15 +281,29 @@ def cut(stacked: Any, repeats: int) -> list[Any]:
 
 
 def init_cache(
-  spec: LayerSpec, groups: tuple, mode: str, batch: int, length: int, dtype: jnp.dtype
+  spec: LayerSpec,
+  groups: tuple,
+  mode: str,
+  batch: int,
+  length: int,
+  dtype: jnp.dtype,
+  memory: int = 0,
 ) -> dict:
-  """Zeroed key/value buffers [B, length, kv_heads, head_dim]; stacked [repeats, ...] for "scan"."""
-  shape = (batch, length, spec.kv_heads, spec.head_dim)
+  """Zeroed key/value buffers [B, length, kv_heads, head_dim]; stacked [repeats, ...] for "scan".
+
+  A layer with cross-attention has {"self", "cross"}, the latter of length `memory`.
+  """
+
+  def pair(lead, length):
+    shape = (*lead, batch, length, spec.kv_heads, spec.head_dim)
+    return {n: jnp.zeros(shape, dtype) for n in ("k", "v")}
+
+  def layer(kind, lead):
+    own = pair(lead, length)
+    return {"self": own, "cross": pair(lead, memory)} if kind.cross else own
 
   def buffers(kinds, lead=()):
-    return {
-      f"b{j}": {n: jnp.zeros(lead + shape, dtype) for n in ("k", "v")} for j in range(len(kinds))
-    }
+    return {f"b{j}": layer(kind, lead) for j, kind in enumerate(kinds)}
 
   if mode == "scan":
     return {f"g{n}": buffers(kinds, (repeats,)) for n, (kinds, repeats) in enumerate(groups)}

@@ -16,17 +16,30 @@ import jax
 from bigvlm.types import MaskSpec
 
 
-def visible(queries: MaskSpec, keys: MaskSpec, window: int = 0) -> jax.Array:
+def visible(
+  queries: MaskSpec, keys: MaskSpec, window: int = 0, cut_blocks: bool = True
+) -> jax.Array:
   """bool [B, 1, L, S], True where the query [B, L] sees the key [B, S].
 
   Args:
     queries: spec of the L query positions.
     keys: spec of the S key positions, the same struct or that of a cache.
     window: 0 = unlimited, else how far back a query looks (itself included).
+    cut_blocks: whether the window also hides the query's own block.
   """
   same = queries.segment[:, :, None] == keys.segment[:, None, :]
   see = same & (keys.segment > 0)[:, None, :]
   see &= keys.block[:, None, :] <= queries.block[:, :, None]
   if window:
-    see &= queries.order[:, :, None] - keys.order[:, None, :] < window
+    near = queries.order[:, :, None] - keys.order[:, None, :] < window
+    if not cut_blocks:
+      near |= queries.block[:, :, None] == keys.block[:, None, :]
+    see &= near
   return see[:, None]
+
+
+def across(segment: jax.Array, label: jax.Array) -> jax.Array:
+  """bool [B, 1, L, M], True where the query of `segment` [B, L] sees the memory row of `label`
+  [B, M]: that of its own example, and no padding (0)."""
+  see = segment[:, :, None] == label[:, None, :]
+  return (see & (label > 0)[:, None, :])[:, None]

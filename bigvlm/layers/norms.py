@@ -26,7 +26,7 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-  """RMSNorm over the last axis, multiplied by 1 + `scale` [D], which starts at 0.
+  """RMSNorm over the last axis, multiplied by 1 + `scale` [D], which starts at 0 (Gemma).
 
   The product with 1 + scale is formed in float32 before the cast, as the
   references of decoders with this convention do.
@@ -46,4 +46,20 @@ class RMSNorm(nn.Module):
     return y.astype(self.dtype)
 
 
-NORMS = {"layer": LayerNorm, "rms": RMSNorm}
+class PlainRMSNorm(nn.Module):
+  """RMSNorm over the last axis, multiplied by `scale` [D] after the cast (T5, Llama, AIMv2)."""
+
+  eps: float = 1e-6
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """x [..., D] -> [..., D] in `dtype`."""
+    scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.param_dtype)
+    x = x.astype(jnp.float32)
+    y = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
+    return y.astype(self.dtype) * scale.astype(self.dtype)
+
+
+NORMS = {"layer": LayerNorm, "rms": RMSNorm, "rms_plain": PlainRMSNorm}

@@ -12,6 +12,10 @@ made in float64 on the host. Three methods, because checkpoints differ:
   has a = -0.5 and antialiases.)
 """
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -20,11 +24,28 @@ def _linear_corners(new: int, old: int) -> np.ndarray:
   return np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(old)[None]))
 
 
+def _triangle(index: Any, new: Any, old: int, xp: Any) -> Any:
+  width = xp.maximum(old / new, 1.0)
+  at = (index + 0.5) * (old / new) - 0.5
+  weights = xp.maximum(0.0, 1.0 - xp.abs(at[..., None] - xp.arange(old)) / width[..., None])
+  return weights / weights.sum(axis=-1, keepdims=True)
+
+
 def _bilinear_antialias(new: int, old: int) -> np.ndarray:
-  width = max(old / new, 1.0)
-  at = (np.arange(new) + 0.5) * (old / new) - 0.5
-  weights = np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(old)[None]) / width)
-  return weights / weights.sum(axis=1, keepdims=True)
+  return _triangle(np.arange(new), np.float64(new), old, np)
+
+
+def bilinear_antialias_at(index: jax.Array, new: jax.Array, old: int) -> jax.Array:
+  """Rows of the "bilinear_antialias" matrix, for grids that are known only in the graph.
+
+  Args:
+    index: int32 [...], wanted rows. new: int32 [...], at least 1, size of the grid of each.
+    old: size of the table's grid.
+
+  Returns:
+    float32 [..., old].
+  """
+  return _triangle(index.astype(jnp.float32), new.astype(jnp.float32), old, jnp)
 
 
 def _bicubic(new: int, old: int, a: float = -0.75) -> np.ndarray:
@@ -82,10 +103,25 @@ def sincos2d(grid: tuple[int, int], width: int, temperature: float = 10_000.0) -
   Raises:
     ValueError: width is not a multiple of 4.
   """
+  return _sines(grid, width, temperature, max(width // 4 - 1, 1))
+
+
+def sincos2d_aim(grid: tuple[int, int], width: int, temperature: float = 10_000.0) -> np.ndarray:
+  """As `sincos2d`, with exponents k / (width / 4): the table of AIMv2 at native resolution.
+
+  Reference: transformers' `Aimv2VisionEmbeddings`.
+  """
+  return _sines(grid, width, temperature, width // 4)
+
+
+def _sines(grid: tuple[int, int], width: int, temperature: float, steps: int) -> np.ndarray:
   if width % 4:
-    raise ValueError(f"a sincos2d table needs a width that is a multiple of 4, not {width}")
+    raise ValueError(f"a table of sines needs a width that is a multiple of 4, not {width}")
   y, x = np.mgrid[: grid[0], : grid[1]]
-  omega = 1.0 / temperature ** (np.arange(width // 4) / max(width // 4 - 1, 1))
+  omega = 1.0 / temperature ** (np.arange(width // 4) / steps)
   y, x = (np.outer(v.reshape(-1), omega) for v in (y, x))
   table = np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)
   return table[None].astype(np.float32)
+
+
+TABLES = {"sincos2d": sincos2d, "sincos2d_aim": sincos2d_aim}

@@ -2,11 +2,18 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
-def tables(positions: jax.Array, dim: int, base: float) -> tuple[jax.Array, jax.Array]:
-  """Cosine and sine tables, float32 [B, L, dim / 2], of int positions [B, L]."""
-  freq = base ** (-jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
+def tables(
+  positions: jax.Array, dim: int, base: float, scale: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+  """Cosine and sine tables, float32 [B, L, dim / 2], of int positions [B, L].
+
+  `scale` divides the frequencies: position interpolation (arXiv 2306.15595).
+  """
+  # On the host, rounded once: XLA's power is off by several units in the last place.
+  freq = (base ** (-np.arange(0, dim, 2) / dim) / scale).astype(np.float32)
   angle = positions.astype(jnp.float32)[..., None] * freq
   return jnp.cos(angle), jnp.sin(angle)
 

@@ -22,12 +22,14 @@ class TwoTower(nn.Module):
     text: text tower.
     temperature_init: 10 for the sigmoid loss, 1 / 0.07 for the softmax loss.
     bias_init: -10 for the sigmoid loss; None = no bias (softmax loss).
+    scale_range: smallest and largest factor exp(t) that is used; None = any.
   """
 
   encoders: Mapping[str, nn.Module]
   text: nn.Module
   temperature_init: float = 10.0
   bias_init: float | None = -10.0
+  scale_range: tuple[float, float] | None = None
 
   def setup(self):
     self.towers = towers.Towers(self.encoders, name="encoders")
@@ -38,7 +40,10 @@ class TwoTower(nn.Module):
 
   def __call__(self, batch: Batch, *, train: bool = False) -> Outputs:
     """Embeds what the batch has: heads `image` and `text` [B, D] float32, `scale`, `bias`."""
-    heads = {"scale": jnp.exp(self.t[0]), "bias": jnp.float32(0)}
+    t = self.t[0]
+    if self.scale_range is not None:
+      t = jnp.clip(t, *(math.log(bound) for bound in self.scale_range))
+    heads = {"scale": jnp.exp(t), "bias": jnp.float32(0)}
     if self.bias_init is not None:
       heads["bias"] = self.b[0]
     feats = {}

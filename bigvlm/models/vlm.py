@@ -15,13 +15,13 @@ class VLM(nn.Module):
 
   Attributes:
     encoders: name -> vision encoder.
-    connector: features -> soft tokens.
+    connector: features -> soft tokens; None for a language model without encoders.
     fusion: (text, embeddings, soft) -> what the decoder reads.
     decoder: language model.
   """
 
   encoders: Mapping[str, nn.Module]
-  connector: nn.Module
+  connector: nn.Module | None
   fusion: Callable
   decoder: nn.Module
 
@@ -29,15 +29,21 @@ class VLM(nn.Module):
     self.towers = towers.Towers(self.encoders, name="encoders")
 
   def __call__(self, batch: Batch, *, cache: Cache | None = None, train: bool = False) -> Outputs:
-    """Logits float32 [B, K, V] at `batch.text.read`. With an empty cache this is the prefill."""
+    """Logits float32 [B, K, V] at `read`. With an empty cache this is the prefill.
+
+    With a `batch.target` (encoder-decoders) the text is what is encoded, the target what is
+    decoded and read; otherwise it is all one text.
+    """
     feats = self.towers(batch.media, train=train)
     soft = self.connector(feats, train=train) if feats else None
-    embeds = self.decoder.embed(batch.text.tokens)
-    fused = self.fusion(batch.text, embeds, soft)
+    fused = self.fusion(batch.text, self.decoder.embed(batch.text.tokens), soft)
+    if batch.target is not None:
+      memory, t = self.decoder.encode(fused, train=train), batch.target
+      fused = Fused(self.decoder.embed(t.tokens), t.positions, t.mask, t.read, memory)
     out = self.decoder(fused, cache=cache, train=train)
     x = jnp.take_along_axis(out.x, fused.read[:, :, None], axis=1)
     logits = self.decoder.logits(x)
-    return Outputs(logits=logits, hidden=out.x, cache=out.cache, feats=feats)
+    return Outputs(logits=logits, hidden=out.x, cache=out.cache, feats=feats, soft=soft)
 
   def step(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
     """One token a row: int32 [B] -> logits [B, V] and the cache with one more column."""
@@ -52,3 +58,11 @@ class VLM(nn.Module):
     embeds = self.decoder.embed(tokens[:, None])
     out = self.decoder(Fused(embeds, cache.pos[:, None], mask, read), cache=cache)
     return self.decoder.logits(out.x)[:, 0], out.cache
+
+  @nn.nowrap
+  def init_cache(self, batch: Batch, new: int) -> Cache:
+    """Empty cache for the prefill of `batch` and `new` tokens after it."""
+    rows, length = batch.text.tokens.shape
+    if batch.target is None:
+      return self.decoder.init_cache(rows, length + new)
+    return self.decoder.init_cache(rows, batch.target.tokens.shape[1] + new, length)

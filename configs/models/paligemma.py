@@ -24,6 +24,9 @@ def get_config(arg=None):
     image = dict(kind="vit", width=32, depth=2, hidden=64, heads=2, patch=8)
     decoder |= dict(vocab=257_152, width=32, depth=2, hidden=64, heads=2, kv_heads=1, head_dim=16)
     a.res, a.text_len = 16, a.text_len or 16
+  else:
+    name = "-3b" if a.size == "3b" else a.size
+    c.init = dict(source=f"hf:google/paligemma{name}-pt-{a.res}")
   c.model = dict(
     kind="vlm",
     encoders=dict(image=image),

@@ -23,6 +23,9 @@ def get_config(arg=None):
     text = dict(kind="text_tower", width=32, depth=2, hidden=64, heads=2, vocab=a.vocab)
     a.res, a.text_len = 16, 8
   c.model = dict(kind="two_tower", encoders=dict(image=image), text=text)
+  sizes = {"B/16": "base-patch16", "L/16": "large-patch16", "So400m/14": "so400m-patch14"}
+  if a.variant in sizes and not a.tiny:
+    c.init = dict(source=f"hf:google/siglip-{sizes[a.variant]}-{a.res}")
   c.processor = dict(
     kind="contrastive",
     image=dict(size=a.res, method="bilinear", antialias=False),

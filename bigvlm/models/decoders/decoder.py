@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from bigvlm.layers import blocks, dense, masks, norms
-from bigvlm.types import Cache, Decoded, Fused, MaskSpec
+from bigvlm.models.decoders import caching
+from bigvlm.types import Cache, Decoded, Fused
 
 _GEMMA = dict(vocab=257_152, kv_heads=1, head_dim=256)
 _GEMMA2 = dict(vocab=257_152, head_dim=256, post_norms=True, attn_softcap=50.0, final_softcap=30.0)
@@ -46,15 +47,20 @@ def smooth_rows(rng: jax.Array, count: int, width: int) -> jax.Array:
 
 
 class Decoder(nn.Module):
-  """Decoder with tied embeddings.
+  """Decoder-only model. The defaults are Gemma's.
 
   Attributes:
     vocab, width, depth, hidden, heads, kv_heads, head_dim: sizes.
+    tied: logits from the embedding table; else from a `head` of their own.
+    embed_scale: embeddings are multiplied by sqrt(width).
+    norm, eps, act, gated, bias, out_bias, mlp_bias, qk_norm: see `blocks.LayerSpec`.
     query_scale: factor on the queries; 0 = head_dim ** -0.5.
-    windows: self-attention window of each layer of a period, 0 = unlimited.
+    windows: self-attention window of each layer of a period, 0 = unlimited; the last period may be
+      cut short. window_cuts_blocks: see `masks.visible`.
+    rope_bases, rope_scales: of each layer of the period; () = `rope_base` and 1 for all.
     post_norms: norms after attention and MLP as well.
     attn_softcap, final_softcap: c * tanh(x / c) on attention logits and logits; 0 = off.
-    rope_base, eps: rotary base, epsilon of the norms.
+    rope_base: base of the rotary embedding.
     dropout: rate after attention and MLP.
     ordered: (first, end): rows of the embedding table that start as a smooth curve (see
       `smooth_rows`), for tokens that stand for numbers.
@@ -69,8 +75,20 @@ class Decoder(nn.Module):
   heads: int
   kv_heads: int
   head_dim: int
+  tied: bool = True
+  embed_scale: bool = True
+  norm: str = "rms"
+  act: str = "gelu_tanh"
+  gated: bool = True
+  bias: bool = False
+  out_bias: bool | None = None
+  mlp_bias: bool | None = None
+  qk_norm: bool = False
   query_scale: float = 0.0
   windows: tuple[int, ...] = (0,)
+  window_cuts_blocks: bool = True
+  rope_bases: tuple[float, ...] = ()
+  rope_scales: tuple[float, ...] = ()
   post_norms: bool = False
   attn_softcap: float = 0.0
   final_softcap: float = 0.0
@@ -94,10 +112,14 @@ class Decoder(nn.Module):
       kv_heads=self.kv_heads,
       head_dim=self.head_dim,
       query_scale=self.query_scale or self.head_dim**-0.5,
-      norm="rms",
+      norm=self.norm,
       eps=self.eps,
-      gated=True,
-      bias=False,
+      act=self.act,
+      gated=self.gated,
+      bias=self.bias,
+      out_bias=self.out_bias,
+      mlp_bias=self.mlp_bias,
+      qk_norm=self.qk_norm,
       rope_base=self.rope_base,
       softcap=self.attn_softcap,
       post_norms=self.post_norms,
@@ -109,15 +131,27 @@ class Decoder(nn.Module):
   @property
   def groups(self) -> tuple:
     """Pattern of layer kinds, for `blocks.Stack`."""
-    kinds = tuple(blocks.Kind(w) for w in self.windows)
-    return ((kinds, self.depth // len(kinds)),)
+    period = len(self.windows)
+    bases, scales = self.rope_bases or (0.0,) * period, self.rope_scales or (1.0,) * period
+    kinds = tuple(map(blocks.Kind, self.windows, bases, scales))
+    whole, rest = divmod(self.depth, period)
+    groups = ((kinds, whole),) * (whole > 0)
+    return (*groups, (kinds[:rest], 1)) if rest else groups
 
   def setup(self):
-    if self.depth % len(self.windows):
-      raise ValueError(f"decoder depth {self.depth} is not a multiple of {len(self.windows)} kinds")
+    for name in ("rope_bases", "rope_scales"):
+      given = getattr(self, name)
+      if given and len(given) != len(self.windows):
+        raise ValueError(
+          f"decoder {name} has {len(given)} entries for a period of {len(self.windows)} layers"
+        )
     self.embedding = self.param("embedding", self._init_embedding, (self.vocab, self.width))
     self.blocks = blocks.Stack(self.spec, self.groups, self.mode, self.remat)
-    self.norm = norms.RMSNorm(self.eps, dtype=self.dtype, param_dtype=self.param_dtype)
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    self.final_norm = norms.NORMS[self.norm](self.eps, name="norm", **dtypes)
+    if not self.tied:
+      shape = (self.width, self.vocab)
+      self.head = self.param("head", nn.initializers.lecun_normal(), shape, self.param_dtype)
 
   def _init_embedding(self, rng: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """Normal rows of length about 1, those of `ordered` smooth."""
@@ -129,33 +163,31 @@ class Decoder(nn.Module):
     return table.at[first:end].set(rows.astype(self.param_dtype))
 
   def embed(self, tokens: jax.Array) -> jax.Array:
-    """int32 [B, T] -> [B, T, D], multiplied by sqrt(width) rounded to the compute dtype."""
+    """int32 [B, T] -> [B, T, D]; a scale of sqrt(width) is rounded to the compute dtype."""
     x = jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
+    if not self.embed_scale:
+      return x
     return x * jnp.asarray(self.width**0.5, self.dtype)
 
   def __call__(self, fused: Fused, *, cache: Cache | None = None, train: bool = False) -> Decoded:
     """Runs the layers over fused.x [B, L, D]; with a cache, after its columns so far."""
     mask, index, layers = fused.mask, None, None
-    keys = mask
+    keys = caching.columns(cache, mask)
     if cache is not None:
       index, layers = cache.index, cache.layers
-
-      def write(old, new):
-        return jax.lax.dynamic_update_slice(old, new, (0, index))
-
-      keys = jax.tree.map(write, cache.mask, mask)
-    see = {w: masks.visible(mask, keys, w) for w in set(self.windows)}
-    ctx = blocks.Ctx(fused.positions, see, index, train)
+    see = {w: masks.visible(mask, keys, w, self.window_cuts_blocks) for w in set(self.windows)}
+    ctx = blocks.Ctx(fused.positions, see, index, train=train)
     x, layers = self.blocks(fused.x.astype(self.dtype), ctx, layers)
     if cache is not None:
-      last = jnp.max(jnp.where(mask.segment > 0, fused.positions, -1), axis=1)
-      pos = jnp.maximum(cache.pos, last + 1)
-      cache = Cache(layers, keys, index + fused.x.shape[1], pos)
-    return Decoded(self.norm(x), cache)
+      cache = caching.advance(cache, layers, keys, fused)
+    return Decoded(self.final_norm(x), cache)
 
   def logits(self, x: jax.Array) -> jax.Array:
     """Hidden states [B, K, D] -> logits [B, K, V] in `logits_dtype`."""
-    y = dense.einsum("bkd,vd->bkv", x, self.embedding, jnp.float32)
+    if self.tied:
+      y = dense.einsum("bkd,vd->bkv", x, self.embedding, jnp.float32)
+    else:
+      y = dense.einsum("bkd,dv->bkv", x, self.head, jnp.float32)
     if self.final_softcap:
       y = self.final_softcap * jnp.tanh(y / self.final_softcap)
     return y.astype(self.logits_dtype)
@@ -163,10 +195,5 @@ class Decoder(nn.Module):
   @nn.nowrap
   def init_cache(self, batch: int, length: int) -> Cache:
     """Empty cache of `length` columns. The host checks lengths: a write past the end clamps."""
-    zeros = jnp.zeros((batch, length), jnp.int32)
-    return Cache(
-      layers=blocks.init_cache(self.spec, self.groups, self.mode, batch, length, self.dtype),
-      mask=MaskSpec(zeros, zeros, zeros),
-      index=jnp.int32(0),
-      pos=jnp.zeros((batch,), jnp.int32),
-    )
+    layers = blocks.init_cache(self.spec, self.groups, self.mode, batch, length, self.dtype)
+    return caching.empty(layers, batch, length)

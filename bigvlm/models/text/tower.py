@@ -1,24 +1,34 @@
-"""Bidirectional text tower of a dual encoder.
+"""Text tower of a dual encoder.
 
-Reference: google-research/big_vision `models/proj/image_text/text_transformer.py`.
+References: google-research/big_vision `models/proj/image_text/text_transformer.py`, transformers'
+`CLIPTextModel`, `SiglipTextModel` and `Aimv2TextModel`.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigvlm.layers import blocks, dense, norms
+from bigvlm.layers import blocks, dense, masks, norms
+from bigvlm.models.vision import pool
 from bigvlm.models.vision.vit import encoder_spec
 from bigvlm.types import Text
 
 
 class TextTower(nn.Module):
-  """Token and learned position embeddings, a stack, and the last token through a linear head.
+  """Token and learned position embeddings, a stack, and one token through a linear head.
 
   Attributes:
     width, depth, hidden, heads: sizes; variants are those of ViT.
-    vocab: rows of the embedding.
-    out_dim: width of the embedding that comes out.
+    vocab: rows of the embedding. length: rows of the position table; 0 = those of the first batch.
+    out_dim: width of the embedding that comes out; 0 = no head. head_bias: bias of the head.
+    masked: attention follows `text.mask` (causal where its blocks count up), but padding sees what
+      a token in its place would, since it may be the one that is pooled. False: every token
+      sees every other, padding included, as SigLIP's do; its texts all have full length.
+    pool: "last" token, the first "eos" token, the "highest" id (CLIP's end token before
+      transformers corrected its number), the "first" token, the "mean" or "max" of all, or "map".
+    eos: the end token that "eos" looks for.
+    norm, eps, act, gated, bias, out_bias, mlp_bias, layer_scale: see `blocks.LayerSpec`.
+    head_dim: of the attention; 0 = width / heads.
     dropout, mode, remat, dtype, param_dtype: as in `ViT`.
   """
 
@@ -28,6 +38,20 @@ class TextTower(nn.Module):
   heads: int
   vocab: int
   out_dim: int
+  length: int = 0
+  head_bias: bool = True
+  masked: bool = False
+  pool: str = "last"
+  eos: int = 1
+  norm: str = "layer"
+  eps: float = 1e-6
+  act: str = "gelu_tanh"
+  gated: bool = False
+  bias: bool = True
+  out_bias: bool | None = None
+  mlp_bias: bool | None = None
+  layer_scale: float = 0.0
+  head_dim: int = 0
   dropout: float = 0.0
   mode: str = "loop"
   remat: str = "none"
@@ -36,10 +60,7 @@ class TextTower(nn.Module):
 
   @nn.compact
   def __call__(self, text: Text, *, train: bool = False) -> jax.Array:
-    """text.tokens int32 [B, T], padded with the end token -> [B, out_dim].
-
-    Padding is attended, as the reference does: the last position is always an end token.
-    """
+    """text.tokens int32 [B, T] -> [B, out_dim]."""
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     embed = nn.Embed(
       self.vocab,
@@ -48,16 +69,35 @@ class TextTower(nn.Module):
       name="embed",
       **dtypes,
     )
-    shape = (1, text.tokens.shape[1], self.width)
+    used = text.tokens.shape[1]
+    shape = (1, self.length or used, self.width)
     init = nn.initializers.normal(self.width**-0.5)
     table = self.param("posemb", init, shape, self.param_dtype)
-    x = embed(text.tokens) + table.astype(self.dtype)
-    spec = encoder_spec(
-      self.width, self.heads, self.hidden, self.dropout, self.dtype, self.param_dtype
-    )
+    x = embed(text.tokens) + table[:, :used].astype(self.dtype)
     groups = (((blocks.Kind(),), self.depth),)
-    stack = blocks.Stack(spec, groups, self.mode, self.remat, name="blocks")
-    x, _ = stack(x, blocks.Ctx(train=train))
-    x = norms.LayerNorm(name="norm", **dtypes)(x)[:, -1]
-    head = dense.Linear("bd,de->be", (self.width, self.out_dim), name="head", **dtypes)
-    return head(x)
+    stack = blocks.Stack(encoder_spec(self), groups, self.mode, self.remat, name="blocks")
+    see = {}
+    if self.masked:
+      queries = text.mask.replace(segment=jnp.maximum(text.mask.segment, 1))
+      see = {0: masks.visible(queries, text.mask)}
+    x, _ = stack(x, blocks.Ctx(masks=see, train=train))
+    x = self._pick(norms.NORMS[self.norm](self.eps, name="norm", **dtypes)(x), text.tokens)
+    if not self.out_dim:
+      return x
+    shape = (self.width, self.out_dim)
+    return dense.Linear("bd,de->be", shape, bias=self.head_bias, name="head", **dtypes)(x)
+
+  def _pick(self, x: jax.Array, tokens: jax.Array) -> jax.Array:
+    """[B, T, D] -> [B, D]; without an end token the first position, as the reference does."""
+    if self.pool in ("last", "first"):
+      return x[:, -1 if self.pool == "last" else 0]
+    if self.pool in ("mean", "max"):
+      return getattr(jnp, self.pool)(x, axis=1)
+    if self.pool == "map":
+      dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+      return pool.MapHead(self.heads, self.hidden, self.act, self.eps, name="pool", **dtypes)(x)
+    at = jnp.argmax(tokens == self.eos if self.pool == "eos" else tokens, axis=1)
+    return jnp.take_along_axis(x, at[:, None, None], axis=1)[:, 0]
+
+
+POOLS = ("last", "eos", "highest", "first", "mean", "max", "map")

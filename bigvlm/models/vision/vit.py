@@ -4,16 +4,18 @@ Reference: google-research/big_vision `models/vit.py`. The patch size is free, t
 image size is whatever comes in; only the learned position table has a grid.
 """
 
+import dataclasses
 import re
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigvlm.layers import attention, blocks, dense, mlp, norms, posemb
+from bigvlm.layers import blocks, dense, norms, posemb
+from bigvlm.models.vision import pool
 from bigvlm.types import Features, Media
 
-# width, depth, mlp, heads (a_core of arXiv 2106.04560, 2205.01580 and 2305.13035).
+# width, depth, mlp, heads (arXiv 2106.04560, 2205.01580, 2209.06794, 2302.05442, 2305.13035).
 VARIANTS = {
   "mu": (32, 1, 128, 2),
   "Ti": (192, 12, 768, 3),
@@ -28,6 +30,7 @@ VARIANTS = {
   "G": (1664, 48, 8192, 16),
   "G-opt": (1536, 48, 8192, 16),
   "e": (1792, 56, 15360, 16),
+  "22B": (6144, 48, 24576, 48),
 }
 
 
@@ -45,42 +48,36 @@ def decode_variant(variant: str) -> dict:
   return sizes | ({"patch": int(match[2])} if match[2] else {})
 
 
-def encoder_spec(width, heads, hidden, dropout, dtype, param_dtype) -> blocks.LayerSpec:
-  """The layer of ViT and of its text tower: pre-LN, biases, gelu (tanh form)."""
-  dim = width // heads
+def encoder_spec(tower: nn.Module) -> blocks.LayerSpec:
+  """The layer of ViT and of its text tower, from the fields they share (see `ViT`)."""
+  dim = tower.head_dim or tower.width // tower.heads
   return blocks.LayerSpec(
-    width,
-    heads,
-    hidden,
-    kv_heads=heads,
+    tower.width,
+    tower.heads,
+    tower.hidden,
+    kv_heads=tower.heads,
     head_dim=dim,
     query_scale=dim**-0.5,
-    dropout=dropout,
-    dtype=dtype,
-    param_dtype=param_dtype,
+    norm=tower.norm,
+    eps=tower.eps,
+    act=tower.act,
+    gated=tower.gated,
+    bias=tower.bias,
+    out_bias=tower.out_bias,
+    mlp_bias=tower.mlp_bias,
+    layer_scale=tower.layer_scale,
+    dropout=tower.dropout,
+    dtype=tower.dtype,
+    param_dtype=tower.param_dtype,
   )
 
 
-class MapHead(nn.Module):
-  """Multi-head attention pooling with one learned `probe` (Set Transformer, arXiv 1810.00825)."""
-
-  heads: int
-  hidden: int
-  dtype: jnp.dtype = jnp.float32
-  param_dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """x [B, N, D] -> [B, D]."""
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    dim = x.shape[-1] // self.heads
-    shape = (1, 1, x.shape[-1])
-    probe = self.param("probe", nn.initializers.xavier_uniform(), shape, self.param_dtype)
-    probe = jnp.broadcast_to(probe.astype(self.dtype), (x.shape[0], 1, x.shape[-1]))
-    attn = attention.Attention(self.heads, self.heads, dim, dim**-0.5, name="attn", **dtypes)
-    y, _ = attn(probe, x)
-    z = norms.LayerNorm(name="norm", **dtypes)(y)
-    return (y + mlp.Mlp(self.hidden, name="mlp", **dtypes)(z))[:, 0]
+def patches(pixels: jax.Array, patch: int) -> jax.Array:
+  """[B, H, W, C] -> [B, h * w, patch, patch, C], row by row, without what is left at the edges."""
+  h, w = pixels.shape[1] // patch, pixels.shape[2] // patch
+  x = pixels[:, : h * patch, : w * patch]
+  x = x.reshape(x.shape[0], h, patch, w, patch, x.shape[-1]).transpose(0, 1, 3, 2, 4, 5)
+  return x.reshape(x.shape[0], h * w, *x.shape[3:])
 
 
 class ConvStem(nn.Module):
@@ -123,18 +120,28 @@ class ConvStem(nn.Module):
 
 
 class ViT(nn.Module):
-  """ViT encoder.
+  """ViT encoder. The defaults are big_vision's ViT; the fields make it CLIP's, DINOv2's, AIMv2's.
 
   Attributes:
     width, depth, hidden, heads, patch: sizes (see `decode_variant`).
     stem: "patch", a linear map of each patch, or "conv" (see `ConvStem`; few steps from scratch).
-    stem_blocks: residual convolutions of a "conv" stem.
-    posemb: "learn" or "sincos2d".
+    stem_blocks: residual convolutions of a "conv" stem. patch_bias: bias of the linear map.
+    posemb: "learn", "sincos2d" or "sincos2d_aim" (see `layers.posemb`).
     posemb_std: of a learned table at the start; 0 = width ** -0.5, the reference's, which is small
       beside the patches: fine for long training, slow to tell places apart in a short one.
-    pool: "map", "gap", "tok" (class token) or "none".
+    resample: method for a grid that is not the table's (`layers.posemb.METHODS`), outside training.
+    cls: a class token in front (pool "tok" has one anyway). cls_posemb: with a position of its own.
+      keep_cls: it stays in front of the patches that come out.
+    patch_norm, pre_norm: a norm of the patches before, of all tokens after the positions.
+    final_norm: "tokens", or "pooled" for a norm of the pooled token only (CLIP).
+    norm, eps, act, gated, bias, out_bias, mlp_bias, layer_scale, qk_norm, parallel: of the layers
+      (`blocks.LayerSpec`); `norm`, `eps` and `act` of the other parts too.
+    head_dim: of their attention; 0 = width / heads.
+    pool: "map", "probe", "gap", "tok" (class token), "first" (patch), "tok_gap" (class token and
+      the mean of the patches, one after the other), "all" (the head on every token, their outputs
+      one after the other) or "none".
     rep_size: width of an extra tanh layer on the pooled vector; 0 = none.
-    out_dim: width of a linear head on the pooled vector; 0 = none.
+    out_dim: width of a linear head on the pooled vector; 0 = none. head_bias: its bias.
     mean, std: per channel, for uint8 pixels: (x / 255 - mean) / std.
     dropout: rate in the layers.
     mode, remat: see `blocks.Stack`.
@@ -147,11 +154,31 @@ class ViT(nn.Module):
   patch: int
   stem: str = "patch"
   stem_blocks: int = 0
+  patch_bias: bool = True
   posemb: str = "learn"
   posemb_std: float = 0.0
+  resample: str = "linear_corners"
+  cls: bool = False
+  cls_posemb: bool = False
+  keep_cls: bool = False
+  patch_norm: bool = False
+  pre_norm: bool = False
+  final_norm: str = "tokens"
+  norm: str = "layer"
+  eps: float = 1e-6
+  act: str = "gelu_tanh"
+  gated: bool = False
+  bias: bool = True
+  out_bias: bool | None = None
+  mlp_bias: bool | None = None
+  layer_scale: float = 0.0
+  qk_norm: bool = False
+  parallel: bool = False
+  head_dim: int = 0
   pool: str = "none"
   rep_size: int = 0
   out_dim: int = 0
+  head_bias: bool = True
   mean: tuple[float, ...] = (0.5, 0.5, 0.5)
   std: tuple[float, ...] = (0.5, 0.5, 0.5)
   dropout: float = 0.0
@@ -160,6 +187,14 @@ class ViT(nn.Module):
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
+  # Whether the position table is resized to each picture's grid while running.
+  resizes = False
+
+  @property
+  def has_cls(self) -> bool:
+    """Whether there is a class token."""
+    return self.cls or self.pool in ("tok", "tok_gap")
+
   @nn.nowrap
   def grid(self, height: int, width: int) -> tuple[int, int]:
     """Patch grid (h, w) of an image; pixels beyond the last whole patch are dropped."""
@@ -167,69 +202,101 @@ class ViT(nn.Module):
 
   @nn.compact
   def __call__(self, media: Media, *, train: bool = False) -> Features:
-    """media.pixels [B, I, H, W, 3] -> patches [B, I, N, D] and, with a pool, pooled [B, I, D']."""
+    """media.pixels [B, I, H, W, 3] -> patches [B, I, N, D] and, with a pool, pooled [B, I, D'].
+
+    N counts the class token first when `keep_cls`.
+    """
     batch, slots, height, width, _ = media.pixels.shape
     grid = self.grid(height, width)
     x = self._embed(media.pixels.reshape(batch * slots, height, width, 3), grid)
-    spec = encoder_spec(
-      self.width, self.heads, self.hidden, self.dropout, self.dtype, self.param_dtype
-    )
-    groups = (((blocks.Kind(),), self.depth),)
-    stack = blocks.Stack(spec, groups, self.mode, self.remat, name="blocks")
-    x, _ = stack(x, blocks.Ctx(train=train))
-    x = norms.LayerNorm(name="norm", dtype=self.dtype, param_dtype=self.param_dtype)(x)
+    x = self._blocks(x, blocks.Ctx(train=train))
+    if self.final_norm == "tokens":
+      x = self._norm("norm", x)
     pooled = self._pool(x)
-    if self.pool == "tok":
+    if self.has_cls and not self.keep_cls:
       x = x[:, 1:]
     x = x.reshape(batch, slots, -1, self.width)
     item = jnp.broadcast_to(media.item[:, :, None], x.shape[:3])
     return Features(x, item, None if pooled is None else pooled.reshape(batch, slots, -1))
 
+  def _blocks(self, x: jax.Array, ctx: blocks.Ctx) -> jax.Array:
+    groups = (((blocks.Kind(),), self.depth),)
+    spec = dataclasses.replace(encoder_spec(self), qk_norm=self.qk_norm, parallel=self.parallel)
+    return blocks.Stack(spec, groups, self.mode, self.remat, name="blocks")(x, ctx)[0]
+
+  def _norm(self, name: str, x: jax.Array) -> jax.Array:
+    norm = norms.NORMS[self.norm]
+    return norm(self.eps, dtype=self.dtype, param_dtype=self.param_dtype, name=name)(x)
+
+  def _normalise(self, pixels: jax.Array) -> jax.Array:
+    if pixels.dtype != jnp.uint8:
+      return pixels
+    mean, std = (jnp.asarray(v, jnp.float32) * 255 for v in (self.mean, self.std))
+    return (pixels.astype(jnp.float32) - mean) / std
+
+  def _project(self, x: jax.Array) -> jax.Array:
+    """Patches [B, N, p, p, 3] -> [B, N, D]."""
+    shape, init = (self.patch, self.patch, 3, self.width), nn.initializers.lecun_normal()
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    linear = dense.Linear(
+      "bnpqc,pqcd->bnd", shape, bias=self.patch_bias, init=init, name="patch", **dtypes
+    )
+    x = linear(x)
+    return self._norm("patch_norm", x) if self.patch_norm else x
+
   def _embed(self, pixels: jax.Array, grid: tuple[int, int]) -> jax.Array:
     p, (h, w) = self.patch, grid
-    if pixels.dtype == jnp.uint8:
-      mean, std = (jnp.asarray(v, jnp.float32) * 255 for v in (self.mean, self.std))
-      pixels = (pixels.astype(jnp.float32) - mean) / std
-    x = pixels[:, : h * p, : w * p]
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    x = self._normalise(pixels)
     if self.stem == "conv":
-      x = ConvStem(self.width, p, self.stem_blocks, name="stem", **dtypes)(x.astype(self.dtype))
+      dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+      x = x[:, : h * p, : w * p].astype(self.dtype)
+      x = ConvStem(self.width, p, self.stem_blocks, name="stem", **dtypes)(x)
+      x = self._norm("patch_norm", x) if self.patch_norm else x
     else:
-      x = x.reshape(-1, h, p, w, p, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, h * w, p, p, 3)
-      shape, init = (p, p, 3, self.width), nn.initializers.lecun_normal()
-      x = dense.Linear("bnpqc,pqcd->bnd", shape, init=init, name="patch", **dtypes)(x)
+      x = self._project(patches(x, p))
+    init = nn.initializers.normal(self.posemb_std or self.width**-0.5)
     if self.posemb == "learn":
-      init = nn.initializers.normal(self.posemb_std or self.width**-0.5)
       table = self.param("posemb", init, (1, h * w, self.width), self.param_dtype)
     else:
-      table = jnp.asarray(posemb.sincos2d(grid, self.width))
+      table = jnp.asarray(posemb.TABLES[self.posemb](grid, self.width))
     x = x + table.astype(x.dtype)
-    if self.pool == "tok":
-      cls = self.param("cls", nn.initializers.zeros, (1, 1, self.width), self.param_dtype)
-      cls = jnp.broadcast_to(cls.astype(x.dtype), (x.shape[0], 1, self.width))
+    if self.has_cls:
+      shape = (1, 1, self.width)
+      cls = self.param("cls", nn.initializers.zeros, shape, self.param_dtype).astype(x.dtype)
+      if self.cls_posemb:
+        cls = cls + self.param("cls_posemb", init, shape, self.param_dtype).astype(x.dtype)
+      cls = jnp.broadcast_to(cls, (x.shape[0], 1, self.width))
       x = jnp.concatenate([cls, x], axis=1)
-    return x
+    return self._norm("pre_norm", x) if self.pre_norm else x
 
-  def _pool(self, x: jax.Array) -> jax.Array | None:
+  def _pool(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array | None:
+    """[B, N, D] -> [B, D'] of the tokens in `mask`, bool [B, N] (None = all)."""
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     if self.pool == "none":
       return None
     if self.pool == "map":
-      x = MapHead(self.heads, self.hidden, name="pool", **dtypes)(x)
+      x = pool.MapHead(self.heads, self.hidden, self.act, self.eps, name="pool", **dtypes)(x, mask)
+    elif self.pool == "probe":
+      x = pool.ProbeHead(self.heads, self.bias, name="pool", **dtypes)(x, mask)
     elif self.pool == "gap":
-      x = jnp.mean(x, axis=1)
+      x = jnp.mean(x, axis=1, where=None if mask is None else mask[:, :, None])
+    elif self.pool == "all":
+      x = x.reshape(-1, self.width)
+    elif self.pool == "tok_gap":
+      x = jnp.concatenate([x[:, 0], jnp.mean(x[:, 1:], axis=1)], axis=-1)
     else:
       x = x[:, 0]
+    if self.final_norm == "pooled":
+      x = self._norm("norm", x)
     if self.rep_size:
       shape = (x.shape[-1], self.rep_size)
       x = jnp.tanh(dense.Linear("bd,de->be", shape, name="pre_logits", **dtypes)(x))
     if self.out_dim:
-      shape = (x.shape[-1], self.out_dim)
-      head = dense.Linear("bd,de->be", shape, init=nn.initializers.zeros, name="head", **dtypes)
-      x = head(x)
+      shape, init = (x.shape[-1], self.out_dim), nn.initializers.zeros
+      x = dense.Linear("bd,de->be", shape, bias=self.head_bias, init=init, name="head", **dtypes)(x)
     return x
 
 
 STEMS = ("patch", "conv")
-POSEMBS = ("learn", "sincos2d")
-POOLS = ("map", "gap", "tok", "none")
+POSEMBS = ("learn", *posemb.TABLES)
+POOLS = ("map", "probe", "gap", "tok", "first", "tok_gap", "all", "none")

@@ -1,0 +1,250 @@
+"""Sampling filters, log-probabilities, samples from one prefill, streams and beam search."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigvlm import beam, build, generate, testing
+from bigvlm.sampling import GREEDY, Sampling, filtered
+from bigvlm.types import Batch, MaskSpec, Text
+
+VOCAB, EOS = 7, 1
+LM = dict(
+  kind="lm",
+  decoder=dict(
+    kind="decoder", vocab=VOCAB, width=16, depth=2, hidden=32, heads=2, kv_heads=1, head_dim=8
+  ),
+)
+
+
+def prompts(rows):
+  """A batch of prompts, padded on the left."""
+  length = max(map(len, rows))
+  tokens = np.zeros((len(rows), length), np.int32)
+  mask = np.zeros_like(tokens)
+  for row, ids in enumerate(rows):
+    tokens[row, length - len(ids) :] = ids
+    mask[row, length - len(ids) :] = 1
+  order = np.maximum(np.cumsum(mask, 1) - 1, 0).astype(np.int32)
+  read = np.full((len(rows), 1), length - 1, np.int32)
+  spec = MaskSpec(mask, order, order)
+  return Batch(Text(tokens, spec, order, np.full_like(tokens, -1), read), {})
+
+
+ROWS = [[2, 5, 3, 6], [4, 2], [3, 3, 5]]
+
+
+@pytest.fixture(scope="module")
+def lm():
+  module = build.model(LM)
+  params = module.init(jax.random.key(0), prompts(ROWS))["params"]
+  params = testing.shaken(params, 10, 1.0)  # Whose answers vary, and end or not.
+  return module, params, generate.unstack(params)
+
+
+def decode(lm, rows=ROWS, seed=0, n=5, **kwargs):
+  kwargs = dict(max_new_tokens=n, eos=EOS) | kwargs
+  return generate.decode(lm[0], lm[2], prompts(rows), jax.random.key(seed), **kwargs)
+
+
+def full_logits(lm, ids):
+  """Logits after each prefix of ids, from one whole forward pass."""
+  batch = prompts([ids])
+  read = np.arange(len(ids), dtype=np.int32)[None]
+  batch = batch.replace(text=batch.text.replace(read=read))
+  return np.asarray(_forward(lm[0], lm[1], batch))[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(module, params, batch):
+  return module.apply({"params": params}, batch).logits
+
+
+def full_logp(lm, ids):
+  """log p of every next token after each prefix of ids."""
+  return np.asarray(jax.nn.log_softmax(full_logits(lm, ids)))
+
+
+def numpy_filtered(x, how):
+  """The definitions, a row at a time."""
+  x = np.array(x, np.float64) / how.temperature
+  keep = np.ones(len(x), bool)
+  if how.top_k:
+    keep &= x >= np.sort(x)[-how.top_k]
+  p = np.where(keep, np.exp(x - x.max()), 0)
+  p /= p.sum()
+  if how.top_p < 1:
+    total, left = 0.0, np.zeros_like(keep)
+    for at in np.argsort(-p):
+      if total >= how.top_p:
+        break
+      left[at], total = True, total + p[at]
+    keep &= left
+    p = np.where(keep, p, 0) / p[keep].sum()
+  return keep & (p >= how.min_p * p.max())
+
+
+@pytest.mark.parametrize(
+  "how",
+  [
+    Sampling(temperature=0.7),
+    Sampling(temperature=1.0, top_k=3),
+    Sampling(temperature=1.3, top_p=0.6),
+    Sampling(temperature=0.9, min_p=0.2),
+    Sampling(temperature=0.8, top_k=5, top_p=0.9, min_p=0.05),
+  ],
+  ids=str,
+)
+def test_filters_leave_what_their_definitions_leave(how):
+  logits = np.random.default_rng(0).standard_normal((20, 11)).astype(np.float32) * 2
+  got = np.asarray(filtered(jnp.asarray(logits), how))
+  for row in range(20):
+    np.testing.assert_array_equal(np.isfinite(got[row]), numpy_filtered(logits[row], how))
+  kept = np.isfinite(got)
+  np.testing.assert_allclose(got[kept], (logits / how.temperature)[kept], rtol=1e-6)
+
+
+@pytest.mark.parametrize("field", ["temperature=-1", "top_p=0", "min_p=1", "repetition_penalty=0"])
+def test_a_value_out_of_range_is_refused(field):
+  name, value = field.split("=")
+  with pytest.raises(ValueError, match=rf"{name}=-?[01](\.0)? is out of range"):
+    Sampling(**{name: float(value)})
+
+
+def test_samples_have_the_models_frequencies(lm):
+  row = ROWS[0]
+  ids = decode(lm, [row], n=1, samples=4000, sampling=Sampling(temperature=1.0)).tokens[:, 0]
+  want = np.exp(full_logp(lm, row)[-1])
+  got = np.bincount(np.asarray(ids), minlength=VOCAB) / 4000
+  assert np.abs(got - want).max() < 4 * 0.5 / 4000**0.5
+
+
+def test_samples_of_one_prefill_are_those_of_repeated_prompts(lm):
+  how = Sampling(temperature=1.0)
+  a = decode(lm, sampling=how, samples=3)
+  b = decode(lm, [row for row in ROWS for _ in range(3)], sampling=how)
+  np.testing.assert_array_equal(a.tokens, b.tokens)
+  assert len(np.unique(a.tokens, axis=0)) > 3
+
+
+def test_a_batch_equals_singles(lm):
+  whole = decode(lm)
+  for row, ids in enumerate(ROWS):
+    np.testing.assert_array_equal(decode(lm, [ids]).tokens[0], whole.tokens[row])
+
+
+def test_log_probabilities_are_those_of_a_whole_forward_pass(lm):
+  out = decode(lm, sampling=Sampling(temperature=1.0), seed=3)
+  for row, ids in enumerate(ROWS):
+    tokens = np.asarray(out.tokens[row])
+    count = int(np.argmax(tokens == EOS)) + 1 if EOS in tokens else len(tokens)
+    logp = full_logp(lm, [*ids, *tokens[:count]])
+    want = [logp[len(ids) - 1 + n, tokens[n]] for n in range(count)]
+    np.testing.assert_allclose(out.logp[row, :count], want, atol=1e-4)
+    assert not np.asarray(out.logp[row, count:]).any()
+
+
+def test_a_penalty_is_on_what_the_row_has(lm):
+  got = decode(lm, sampling=Sampling(repetition_penalty=3.0), eos=(), n=4).tokens
+  assert not np.array_equal(got, decode(lm, eos=(), n=4).tokens)
+  for row, ids in enumerate(ROWS):
+    ids = list(ids)
+    for token in np.asarray(got[row]).tolist():
+      logits = full_logits(lm, ids)[-1].copy()
+      for old in set(ids):
+        logits[old] *= 1 / 3 if logits[old] > 0 else 3
+      assert token == int(np.argmax(logits))
+      ids.append(token)
+
+
+def test_a_stream_grows_to_the_same_tokens_and_stops_when_all_ended(lm):
+  args = (lm[0], lm[2], prompts(ROWS), jax.random.key(0))
+  parts = list(generate.stream(*args, max_new_tokens=5, eos=EOS, every=2))
+  whole = np.asarray(decode(lm).tokens)
+  for part in parts:
+    np.testing.assert_array_equal(part.tokens, whole[:, : part.tokens.shape[1]])
+  assert [p.tokens.shape[1] for p in parts][:2] == [1, 3]
+  every = tuple(range(VOCAB))  # Any token ends a row.
+  assert len(list(generate.stream(*args, max_new_tokens=5, eos=every, every=2))) == 1
+
+
+def exhaustive(lm, ids, n, penalty=0.0):
+  """(score, tokens) of the best finished answer of at most n tokens, by trying them all."""
+  best = (-np.inf, None)
+  for count in range(1, n + 1):
+    for body in itertools.product([t for t in range(VOCAB) if t != EOS], repeat=count - 1):
+      answer = [*body, EOS]
+      best = max(best, (score(lm, ids, answer) / count**penalty, answer))
+  return best
+
+
+_scores = {}
+
+
+def score(lm, ids, answer):
+  """log p(answer | ids), every prefix computed once."""
+  total = 0.0
+  for n, token in enumerate(answer):
+    key = (*ids, *answer[:n])
+    if key not in _scores:
+      _scores[key] = full_logp(lm, list(key))[-1]
+    total += _scores[key][token]
+  return total
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_a_wide_beam_finds_what_trying_all_answers_finds(lm, penalty):
+  ids = ROWS[1]
+  out = beam.search(
+    lm[0],
+    lm[2],
+    prompts([ids]),
+    max_new_tokens=3,
+    eos=EOS,
+    beams=36,
+    pad=0,
+    length_penalty=penalty,
+  )
+  value, answer = exhaustive(lm, ids, 3, penalty)
+  assert np.asarray(out.tokens[0]).tolist() == [*answer, 0, 0, 0][:3]
+  np.testing.assert_allclose(out.score[0], value, atol=1e-4)
+
+
+def test_a_beam_is_never_worse_than_greedy_and_rows_do_not_mix(lm):
+  out = beam.search(lm[0], lm[2], prompts(ROWS), max_new_tokens=4, eos=EOS, beams=3, pad=0)
+  for row, ids in enumerate(ROWS):
+    one = beam.search(lm[0], lm[2], prompts([ids]), max_new_tokens=4, eos=EOS, beams=3, pad=0)
+    np.testing.assert_array_equal(one.tokens[0], out.tokens[row])
+    tokens = np.asarray(out.tokens[row])
+    if out.finished[row]:
+      answer = tokens[: int(np.argmax(tokens == EOS)) + 1].tolist()
+      np.testing.assert_allclose(score(lm, ids, answer), out.score[row], atol=1e-4)
+
+
+def test_without_an_end_the_best_living_answer_comes_back(lm):
+  out = beam.search(lm[0], lm[2], prompts(ROWS), max_new_tokens=3, eos=(), beams=49, pad=0)
+  assert not np.asarray(out.finished).any()
+  for row, ids in enumerate(ROWS[:1]):
+    best = max(
+      itertools.product(range(VOCAB), repeat=3), key=lambda a, i=ids: score(lm, i, list(a))
+    )
+    assert np.asarray(out.tokens[row]).tolist() == list(best)
+
+
+def test_several_samples_of_a_module_that_scans_are_refused(lm):
+  module = build.model(LM, layers="scan")
+  with pytest.raises(ValueError, match="layers='loop'"):
+    generate.decode(
+      module,
+      lm[1],
+      prompts(ROWS),
+      jax.random.key(0),
+      max_new_tokens=2,
+      eos=EOS,
+      samples=2,
+      sampling=GREEDY,
+    )
