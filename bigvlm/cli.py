@@ -51,8 +51,23 @@ examples:
   bigvlm predict workdir/quickstart --image my.png --prompt "detect 7"
   bigvlm predict workdir/quickstart --image my.png --prompt "segment 3" --out drawn.png
   bigvlm predict workdir/quickstart --image a.png b.png --prompt caption
+  bigvlm predict google/paligemma-3b-mix-224 --image a.png --prompt "segment cat" --codec vae.npz
+A checkpoint is a hub id or a directory; what it needs to read pictures and text lies beside its
+weights. --codec decodes the masks of its answers (a run's config names its own).
 The answers go to stdout, one line an image. Boxes and masks of an answer are drawn into --out,
 by default NAME.answer.png beside the picture.
+"""
+
+_CONVERT = """\
+examples:
+  bigvlm convert google/paligemma-3b-pt-224 my_copy           from the hub to a directory
+  bigvlm convert checkpoint_dir other_dir --dtype=bfloat16    with floating tensors cast
+  bigvlm convert model_dir model.npz                          big_vision's names, where it has them
+  bigvlm convert workdir/mine out --like google/paligemma-3b-pt-224   what was fine-tuned
+Names, shapes and dtypes of the tensors are those of SRC unless --dtype says otherwise; tensors
+that no forward pass reads go along. DST is a directory, or a file that ends in .npz (its big_vision
+config goes beside it). The workdir of a run is written in the form of the checkpoint that --like
+names, by default the one that a stage of its config started from.
 """
 
 _INFO = """\
@@ -61,6 +76,8 @@ examples:
   bigvlm info siglip:variant=L/16,res=256   parameters by part, and every tensor; from shapes
                                             alone, so nothing is allocated
   bigvlm info configs/quickstart.py         the same for the model of each stage of a config
+  bigvlm info google/siglip-base-patch16-224   a checkpoint (also a directory): what it is, and
+                                            which of its tensors became which parameter
 """
 
 
@@ -114,23 +131,30 @@ def evaluate(argv: list[str]) -> None:
 
 def predict(argv: list[str]) -> None:
   """Ask a trained model about pictures."""
-  usage = "WORKDIR --image FILE [FILE ...] --prompt TEXT [--out FILE]"
+  usage = "WORKDIR | CHECKPOINT --image FILE [FILE ...] --prompt TEXT [--out FILE]"
   parser = _parser("predict", usage, predict.__doc__, _PREDICT)
-  parser.add_argument("workdir", metavar="WORKDIR", help="the folder of a run")
+  parser.add_argument("workdir", metavar="WORKDIR", help="the folder of a run, or a checkpoint")
   parser.add_argument("--image", metavar="FILE", nargs="+", required=True, help="pictures")
   parser.add_argument("--prompt", metavar="TEXT", required=True, help="the question")
   parser.add_argument("--stage", metavar="NAME", help="default: the last finished stage")
   parser.add_argument("--out", metavar="FILE", help="PNG to draw the answer into")
   parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default: 64")
+  parser.add_argument("--codec", metavar="FILE", help="of masks; default: what the run names")
   args = parser.parse_args(argv)
   if args.out and len(args.image) > 1:
     parser.error("--out draws one picture, and --image names several")
   jaxcache.enable()
-  model = importlib.import_module("bigvlm.trainers.evaluate").load(args.workdir, args.stage)
+  read = importlib.import_module("bigvlm.hub.load")
+  if read.is_checkpoint(args.workdir):
+    if args.stage:
+      parser.error(f"--stage is for the folder of a run; {args.workdir} is a checkpoint")
+    model = read.load(args.workdir)
+  else:
+    model = importlib.import_module("bigvlm.trainers.evaluate").load(args.workdir, args.stage)
   ask = importlib.import_module("bigvlm.trainers.predict").predict
+  more = dict(max_new_tokens=args.max_new_tokens, model=model, codec=args.codec)
   for image in args.image:
-    n = args.max_new_tokens
-    ask(args.workdir, image, args.prompt, args.out, max_new_tokens=n, model=model)
+    ask(args.workdir, image, args.prompt, args.out, **more)
 
 
 def info(argv: list[str]) -> None:
@@ -139,10 +163,50 @@ def info(argv: list[str]) -> None:
   parser.add_argument("name", metavar="NAME", nargs="?", help="a published size or a config")
   args = parser.parse_args(argv)
   zoo = importlib.import_module("bigvlm.zoo")
-  print(zoo.info(args.name) if args.name else "\n".join(zoo.names()))
+  if not args.name:
+    print("\n".join(zoo.names()))
+  elif importlib.import_module("bigvlm.hub.load").is_checkpoint(args.name):
+    print(importlib.import_module("bigvlm.hub.info").info(args.name))
+  else:
+    print(zoo.info(args.name))
 
 
-COMMANDS = {"train": train, "eval": evaluate, "predict": predict, "info": info}
+def convert(argv: list[str]) -> None:
+  """Read a checkpoint and write it again: another place, dtype or format."""
+  usage = "SRC DST [--dtype DTYPE] [--like NAME] [--verify HOW]"
+  parser = _parser("convert", usage, convert.__doc__, _CONVERT)
+  parser.add_argument("src", metavar="SRC", help="a hub id, a directory or an .npz file")
+  parser.add_argument("dst", metavar="DST", help="a directory to write, or a file NAME.npz")
+  parser.add_argument("--dtype", help="of the floating tensors, e.g. bfloat16; default: as in SRC")
+  parser.add_argument(
+    "--verify", default="full", help="digests of SRC: full (default), sample or off"
+  )
+  parser.add_argument("--like", metavar="NAME", help="whose form the workdir of a run is given")
+  args = parser.parse_args(argv)
+  read = importlib.import_module("bigvlm.hub.load")
+  if read.is_run(args.src):
+    finetuned = importlib.import_module("bigvlm.trainers.finetuned")
+    model = finetuned.load(args.src, like=args.like, dtype=args.dtype)
+  else:
+    model = read.load(args.src, dtype=args.dtype, verify=args.verify)
+  if not args.dst.endswith(".npz"):
+    model.save_hf(args.dst)
+  else:
+    model.save_npz(args.dst)
+    # big_vision's files do not say what they are; ours do, in a file beside them.
+    described = importlib.import_module("bigvlm.hub.bigvision_files").config(model)
+    with open(args.dst.removesuffix(".npz") + ".json", "w", encoding="utf-8") as f:
+      json.dump(described, f, indent=2)
+  log.line(f"written: {args.dst}")
+
+
+COMMANDS = {
+  "train": train,
+  "eval": evaluate,
+  "predict": predict,
+  "convert": convert,
+  "info": info,
+}
 
 
 def _help() -> str:

@@ -1,5 +1,6 @@
 """What runs left on disk: which stage of which workdir, and its tensors."""
 
+import dataclasses
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 
 from bigvlm import config as config_lib
 from bigvlm.ckpt import native
+from bigvlm.hub import load
 from bigvlm.parallel import sharding
 from bigvlm.trainers import stages
 from bigvlm.utils import names
@@ -94,8 +96,9 @@ def before(
 ) -> tuple[stages.Stage, dict[str, jax.Array]] | None:
   """What `init.source` of a stage names, from disk: (the stage that wrote it, its tensors).
 
-  `previous` is the stage before in this workdir (None for the first stage), `fresh` is
-  None, anything else is a path that `locate` takes.
+  `previous` is the stage before in this workdir (None for the first stage), `fresh` is None; a
+  hub id or a directory with a checkpoint of others is read as `bigvlm.load` does, in the dtype of
+  this stage's parameters; anything else is a path that `locate` takes.
 
   Raises:
     ValueError: there is no such checkpoint; names the field.
@@ -106,6 +109,8 @@ def before(
     return None
   try:
     step = None
+    if load.is_checkpoint(source):
+      return _foreign(source, built)
     if source == "previous":
       first = plan[stage.index - 1]
       if not (workdir / "results" / f"{first.name}.json").exists():
@@ -114,5 +119,15 @@ def before(
       _, workdir, first, step = locate(source)
     groups = ["params", "frozen"] + ["opt"] * (init["optimizer"] == "carry")
     return first, read(workdir, first.name, built.mesh, groups, step=step)
-  except ValueError as e:
+  except (ValueError, FileNotFoundError) as e:
     raise ValueError(f"{field}: {e}") from None
+
+
+def _foreign(source: str, built: stages.Built) -> tuple[stages.Stage, dict[str, jax.Array]]:
+  """A checkpoint of others as if a stage had written it."""
+  dtype = str(jax.tree.leaves(built.params)[0].dtype)
+  model = load.load(source, dtype=dtype, mesh=built.mesh)
+  stage = dataclasses.replace(
+    built.stage, name=source, model=model.config["model"], processor=model.config["processor"]
+  )
+  return stage, {f"params/{name}": x for name, x in tree_lib.flatten(model.params).items()}

@@ -1,0 +1,272 @@
+"""The human side of a checkpoint: images and strings in, strings and numbers out.
+
+Rows are padded to lengths that are multiples of `BUCKET`, and the last batch is filled up, so that
+batches of other prompts run the same compiled programs.
+"""
+
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigvlm import generate as generation
+from bigvlm.hub import decoding
+from bigvlm.processing.hub import images as image_lib
+from bigvlm.processing.hub import processors
+from bigvlm.types import Item
+
+BUCKET = 32  # Prompts.
+_ANSWER = 8  # Answers that are scored.
+_DECODERS = ("lm", "vlm", "encdec")
+KINDS = (*_DECODERS, "dual", "encoder")  # With files of transformers.
+
+
+class Human:
+  """Calls of `api.Model`, for a model with `system`, `directory` and the calls of transformers.
+
+  All images may be PIL images, uint8 arrays [H, W, 3], bytes of a file or paths.
+  """
+
+  @property
+  def processor(self) -> processors.Processor | None:
+    """What turns images and strings into inputs; read from the directory when first asked for.
+
+    None without tokenizer and preprocessor files. Raises ValueError where they are damaged.
+    """
+    if self._processor is None and self._files is not None:
+      self._processor = processors.make(self._files)
+    return self._processor
+
+  @processor.setter
+  def processor(self, value: Any) -> None:
+    self._processor = value
+
+  @property
+  def _native(self) -> bool:
+    """Whether somebody gave it a processor of a run, whose rows `api.Model` knows to batch."""
+    return not isinstance(self.processor, (processors.Processor, type(None)))
+
+  @property
+  def _files(self) -> pathlib.Path | None:
+    """The directory, where its files are transformers'."""
+    return self.directory if self.system.inputs in KINDS else None
+
+  def generate(
+    self,
+    images: Sequence[Any] | None,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 32,
+  ) -> list[str]:
+    """Answers every prompt.
+
+    Args:
+      images: one image or a list of images for each prompt; None for a text model.
+      prompts: as many strings. Where a prompt does not mark the places of its images they stand
+        in front of it.
+      max_new_tokens: most tokens of an answer.
+      temperature: 0 = greedy.
+      seed: of the sampling.
+      batch_size: rows at a time.
+
+    Raises:
+      ValueError: a model that writes nothing, or without processor files; unequal numbers of
+        images and prompts; images and marks that do not match (names the prompt).
+    """
+    if self._native:
+      settings = dict(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+      return super().generate(images, prompts, batch_size=batch_size, **settings)
+    kind = self._kind("generate", *_DECODERS)
+    eos, pad = decoding.ends(self)
+    answers: list[str] = []
+    for n, (rows, count) in enumerate(_batches(_paired(images, prompts), batch_size)):
+      given = self._prompt(rows)
+      given.pop("labels", None)
+      module, params, batch = self.decoding(decoding.BATCHES[kind](self, given, True))
+      ids = generation.generate(
+        module,
+        params,
+        batch,
+        jax.random.fold_in(jax.random.key(seed), n),
+        max_new_tokens=max_new_tokens,
+        eos=eos,
+        temperature=temperature,
+        pad=0 if pad is None else pad,
+      )
+      for row in np.asarray(ids)[:count]:
+        end = np.flatnonzero(np.isin(row, eos))
+        answers.append(self.processor.decode(row[: end[0]] if len(end) else row))
+    return answers
+
+  def score(
+    self,
+    images: Sequence[Any] | None,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    *,
+    batch_size: int = 32,
+  ) -> np.ndarray:
+    """float32 [N]: log p(answer and end | images, prompt), summed over tokens.
+
+    Args:
+      images, prompts: as for `generate`. answers: one for each prompt.
+      batch_size: rows at a time.
+
+    Raises:
+      ValueError: as for `generate`.
+    """
+    if self._native:
+      return super().score(images, prompts, answers, batch_size=batch_size)
+    kind = self._kind("score", *_DECODERS)
+    if len(answers) != len(prompts):
+      raise ValueError(f"there are {len(prompts)} prompts, but {len(answers)} answers")
+    rows = [(*row, answer) for row, answer in zip(_paired(images, prompts), answers, strict=True)]
+    found = []
+    for part, count in _batches(rows, batch_size):
+      given = self._prompt(part)
+      labels = given["labels"]
+      if kind == "encdec":
+        labels = np.pad(labels, ((0, 0), (0, -labels.shape[1] % _ANSWER)), constant_values=-100)
+        logits = self.forward_hf(given | {"labels": labels})["logits"]
+      else:
+        batch = decoding.BATCHES[kind](self, given, False)
+        read, labels = _reads(labels)
+        logits = self.apply(batch.replace(text=batch.text.replace(read=read))).logits
+      found.append(np.asarray(_log_prob(logits, labels))[:count])
+    return np.concatenate(found) if found else np.zeros(0, np.float32)
+
+  def embed_image(self, images: Sequence[Any], *, batch_size: int = 64) -> np.ndarray:
+    """float32 [N, D], L2-normalised: what a dual encoder compares, or an encoder's pooled output.
+
+    Raises:
+      ValueError: a model that pools no images, or without processor files.
+    """
+    if self._native:
+      return super().embed_image(images, batch_size=batch_size)
+    kind = self._kind("embed_image", "dual", "encoder")
+    key = "image_embeds" if kind == "dual" else "pooler_output"
+    settings = self._sizes()
+    found = []
+    for rows, count in _batches(image_lib.flat(images), batch_size):
+      out = self.forward_hf(self.processor(images=rows, **settings))
+      if key not in out:
+        raise ValueError(f"embed_image needs a model that pools its patches; this gives {[*out]}")
+      x = out[key][:count]
+      found.append(x / np.linalg.norm(x, axis=-1, keepdims=True))
+    return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
+
+  def embed_text(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
+    """float32 [N, D], L2-normalised; a longer text is cut to what the model reads.
+
+    Raises:
+      ValueError: a model without a text tower, or without processor files.
+    """
+    if self._native:
+      return super().embed_text(texts, batch_size=batch_size)
+    self._kind("embed_text", "dual")
+    length = self.module.text.length
+    limit = self.processor.tokenizer and self.processor.tokenizer.max_length
+    settings = dict(padding="max_length", truncation=True, max_length=min(length, limit or length))
+    found = []
+    for rows, count in _batches(_strings("texts", texts), batch_size):
+      out = self.forward_hf(self.processor(text=rows, **settings))
+      found.append(out["text_embeds"][:count])
+    return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
+
+  def _kind(self, call: str, *kinds: str) -> str:
+    """How the model takes inputs, when it has this call and a processor."""
+    kind = self.system.inputs
+    if kind in KINDS and kind not in kinds:
+      raise ValueError(f"{call} is for {' or '.join(kinds)} models; this is a {kind!r} model")
+    if self.processor is None:
+      where = self.directory or "this model"
+      raise ValueError(
+        f"{call} needs a processor, but {where} has no tokenizer and preprocessor files; put them "
+        "there, or call forward_hf and generate_hf with arrays"
+      )
+    return kind
+
+  def _prompt(self, rows: Sequence[tuple]) -> dict[str, np.ndarray]:
+    """Inputs of (images, prompt[, answer]) rows, padded on the left of a decoder."""
+    groups, prompts, *answers = zip(*rows, strict=True)
+    settings: dict[str, Any] = dict(padding=True, pad_to_multiple_of=BUCKET)
+    if self.system.inputs != "encdec":
+      settings["padding_side"] = "left"
+    tokenizer = self.processor.tokenizer
+    start = tokenizer.special.get("bos_token") if tokenizer else None
+    if start and all(prompt.startswith(start) for prompt in prompts):
+      settings["add_special_tokens"] = False  # A chat template has put it there.
+    if answers:
+      settings["suffix"] = list(answers[0])
+    if any(groups):
+      prompts = self.processor.placed(prompts, groups)
+      settings |= self._sizes() | {"images": list(groups)}
+    return self.processor(text=list(prompts), **settings)
+
+  def _sizes(self) -> dict[str, Any]:
+    """Settings of the image processor that the model decides, not the files."""
+    pixels: image_lib.ImageProcessor | None = self.processor.images
+    if pixels is None:
+      return {}
+    encoder = self.module.encoders["image"]
+    if pixels.kind == "patches":
+      return {"patch_size": encoder.patch, "max_num_patches": pixels.max_patches}
+    settings: dict[str, Any] = {}
+    if self.system.image_size != self.loaded_size:  # `load(res=)`
+      height, width = self.system.image_size
+      settings["size"] = settings["crop_size"] = {"height": height, "width": width}
+    if pixels.tokens is not None and self.system.inputs == "vlm":
+      grid = encoder.grid(*self.system.image_size)
+      settings["image_seq_length"] = len(self.module.connector.rows([Item(0, (1, *grid))])[0])
+    return settings
+
+
+def _paired(images: Sequence[Any] | None, prompts: Sequence[str]) -> list[tuple[list[Any], str]]:
+  """The images of every prompt."""
+  prompts = _strings("prompts", prompts)
+  if images is None:
+    return [([], prompt) for prompt in prompts]
+  if len(images) != len(prompts):
+    raise ValueError(f"{len(images)} images but {len(prompts)} prompts")
+  groups = [[] if one is None else image_lib.flat(one) for one in images]
+  return list(zip(groups, prompts, strict=True))
+
+
+def _strings(name: str, given: Sequence[str]) -> list[str]:
+  if isinstance(given, str):
+    raise ValueError(f"{name} is one string; give a list of them")
+  return list(given)
+
+
+def _batches(rows: Sequence[Any], size: int) -> Iterator[tuple[list[Any], int]]:
+  """Parts of one size, the last filled up with its last row, and how many rows are real."""
+  size = max(1, min(size, len(rows)))
+  for start in range(0, len(rows), size):
+    part = list(rows[start : start + size])
+    yield part + [part[-1]] * (size - len(part)), len(part)
+
+
+def _reads(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """The positions that predict labels [B, T], and what they predict, both [B, K]; -100 = none."""
+  wanted = labels != -100
+  most = -(-int(wanted.sum(axis=1).max()) // _ANSWER) * _ANSWER
+  read = np.zeros((len(labels), most), np.int32)
+  target = np.full((len(labels), most), -100, np.int32)
+  for row, at in enumerate(map(np.flatnonzero, wanted)):
+    read[row, : len(at)] = at - 1
+    target[row, : len(at)] = labels[row, at]
+  return read, target
+
+
+@jax.jit
+def _log_prob(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """float32 [B]: log p of labels [B, K] under logits [B, K, V], without those that are -100."""
+  logp = jax.nn.log_softmax(logits.astype(jnp.float32))
+  chosen = jnp.take_along_axis(logp, jnp.maximum(labels, 0)[:, :, None], axis=-1)[:, :, 0]
+  return jnp.sum(jnp.where(labels == -100, 0.0, chosen), axis=1)

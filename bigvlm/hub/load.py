@@ -1,0 +1,240 @@
+"""`bigvlm.load`: a model from the hub, a directory, a workdir or the zoo."""
+
+import copy
+import dataclasses
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from bigvlm import api, build, zoo
+from bigvlm import config as config_lib
+from bigvlm.ckpt import sources, transfer
+from bigvlm.hub import bigvision_files, fields, files, table
+from bigvlm.hub import describe as describe_lib
+from bigvlm.hub.model import HubModel
+from bigvlm.hub.system import System
+from bigvlm.layers import posemb
+from bigvlm.parallel import mesh as meshes
+from bigvlm.parallel import sharding
+from bigvlm.utils import jaxcache
+
+# What is fetched from the hub; never a pickle.
+_WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.npz")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*(@[\w./\-]+)?")
+
+
+def load(
+  name: str | pathlib.Path,
+  *,
+  dtype: str | None = None,
+  mesh: Mesh | None = None,
+  res: int | tuple[int, int] | None = None,
+  init: str | None = "checkpoint",
+  verify: str = "full",
+  excuse: tuple[str, ...] = (),
+  config: Any = None,
+) -> api.Model:
+  """Loads a model.
+
+  Args:
+    name: in this order: an existing path (a directory with `config.json` and safetensors, or the
+      workdir of a run); a hub id `owner/name[@revision]`, with or without `hf:`; a zoo name
+      `family[:arg]`, whose config names its checkpoint. A path may also be big_vision's: an `.npz`,
+      or a directory with one.
+    dtype: of the parameters and of the computation; None = those of the files (an `.npz` is
+      computed with in float32, as big_vision does).
+    mesh: where the parameters go; None = the first device.
+    res: image size in pixels, or (height, width): position tables are resampled to it.
+    init: None = random weights, for a zoo name only.
+    verify: "full", "sample" or "off": how much of a checkpoint that we wrote is compared with its
+      digests.
+    excuse: regexes of stored tensors that may be there without a use.
+    config: big_vision's model config of an `.npz` (`model_name`, `model`), a mapping or the path of
+      a JSON file; None = `config.json` beside it, or that of a released name.
+
+  Returns:
+    A `HubModel`; an `api.Model` for a workdir and for random weights.
+
+  Raises:
+    ValueError: an unknown name or architecture; tensors that are missing, left over or of another
+      shape; a damaged file; a position table that cannot become `res`.
+    FileNotFoundError: no such path.
+  """
+  jaxcache.enable()
+  if init is None:
+    return _random(str(name), dtype, mesh)
+  if init != "checkpoint":
+    raise ValueError(f"init is 'checkpoint' or None (random weights), not {init!r}")
+  directory = resolve(name)
+  if is_run(directory):
+    return _run(directory, dtype, mesh, res)
+  system, source = describe(directory, config)
+  npz = source if isinstance(source, bigvision_files.Adapted) else None
+  files.verify(source, directory, verify)
+  compute = dtype or ("float32" if npz else _stored_dtype(source))
+  config = plain_config(system, compute)
+  mesh = mesh or _one_device()
+  module = build.model(config["model"], dtype=config["dtype"])
+  abstract = zoo.abstract_params(config)
+  layout = sharding.shardings(abstract, mesh)
+  params, origin = transfer.load(
+    system.map, source, abstract, shardings=layout, dtype=dtype, excuse=excuse
+  )
+  cfg = None if npz else fields.read_json(directory / "config.json")
+  model = HubModel(config, module, params, None, mesh, system, origin, directory, dtype, cfg, npz)
+  return model if res is None else resized(model, fields.size(res))
+
+
+def resolve(name: str | pathlib.Path) -> pathlib.Path:
+  """The directory of a checkpoint; what is on the hub is fetched, resumably.
+
+  Raises:
+    FileNotFoundError: no such path. ValueError: neither a path, a hub id nor a zoo name, or a zoo
+      name whose config names no checkpoint.
+  """
+  path = pathlib.Path(name)
+  if path.exists():
+    return path if path.is_dir() or path.suffix == ".npz" else path.parent
+  text = str(name)
+  if text.startswith("hf:") or _HUB_ID.fullmatch(text):
+    return _fetch(text.removeprefix("hf:"))
+  if text.startswith(("/", "./", "../", "~")):
+    raise FileNotFoundError(f"no checkpoint at {text}")
+  source = zoo.load_config(text).init.source
+  if not source:
+    raise ValueError(f"the config {text!r} names no checkpoint; load(..., init=None) is random")
+  return resolve(source)
+
+
+def is_checkpoint(name: str) -> bool:
+  """Whether a name is a checkpoint of others: on the hub, a directory of theirs, an .npz file."""
+  path = pathlib.Path(name)
+  if path.is_dir():
+    ours = (path / "config.json").is_file() or bigvision_files.find(path) is not None
+    return not is_run(path) and ours
+  if path.exists():
+    return path.suffix == ".npz"
+  return name.startswith("hf:") or bool(_HUB_ID.fullmatch(name))
+
+
+def describe(directory: pathlib.Path, config: Any = None) -> tuple[System, sources.Source]:
+  """The system and the tensors of a directory or an `.npz`; `config` as for `load`."""
+  npz = bigvision_files.find(directory, config)
+  if npz is not None:
+    return bigvision_files.describe(npz, config)
+  if config is not None:
+    raise ValueError(f"config= is for big_vision's .npz files; {directory} holds none")
+  path = directory / "config.json"
+  if not path.is_file():
+    raise FileNotFoundError(f"{directory} has no config.json")
+  system, source = table.system(fields.read_json(path), str(path)), sources.open_source(directory)
+  return (system.refine(system, source) if system.refine else system), source
+
+
+def plain_config(system: System, dtype: str) -> dict[str, Any]:
+  """A system as the fields of a config that build a module: `model`, `processor`, `dtype`."""
+  return {
+    "model": system.model,
+    "processor": {"image": {"size": system.image_size or 8}, "text_len": system.text_len},
+    "dtype": {"params": dtype, "compute": dtype, "logits": "float32"},
+  }
+
+
+def _fetch(name: str) -> pathlib.Path:
+  from huggingface_hub import snapshot_download
+
+  repo, _, revision = name.partition("@")
+  try:
+    found = snapshot_download(repo, revision=revision or None, allow_patterns=list(_WANTED))
+  except Exception as e:  # Of several libraries: no such name, no network, no permission.
+    why = str(e).strip().splitlines()[0]
+    raise ValueError(f"{name} is no path here, and fetching it from the hub failed: {why}") from e
+  return pathlib.Path(found)
+
+
+def is_run(directory: str | pathlib.Path) -> bool:
+  """Whether a path is a workdir of ours, or a checkpoint in one."""
+  directory = pathlib.Path(directory)
+  if "checkpoints" in directory.parts and not (directory / "config.json").is_file():
+    return True
+  path = directory / "config.json"
+  return path.is_file() and "stages" in fields.read_json(path)
+
+
+def _run(directory: pathlib.Path, dtype: str | None, mesh: Mesh | None, res: Any) -> api.Model:
+  for what, value in (("dtype", dtype), ("mesh", mesh), ("res", res)):
+    if value is not None:
+      raise ValueError(f"{directory} is the workdir of a run; {what}= is for checkpoints of others")
+  from bigvlm.trainers import evaluate
+
+  return evaluate.load(directory)
+
+
+def _random(name: str, dtype: str | None, mesh: Mesh | None) -> api.Model:
+  """Random weights of a zoo name; a `HubModel` where transformers has a class for it."""
+  cfg = config_lib.plain(zoo.load_config(name))
+  if dtype is not None:
+    cfg["dtype"] = {"params": dtype, "compute": dtype, "logits": "float32"}
+  mesh = mesh or _one_device()
+  module = build.model(cfg["model"], dtype=cfg["dtype"])
+  batch = zoo.abstract_batch(cfg["model"], cfg["processor"])
+  layout = sharding.shardings(zoo.abstract_params(cfg), mesh)
+
+  def make(rng):
+    zeros = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), batch)
+    return module.init(rng, zeros)["params"]
+
+  params = jax.jit(make, out_shardings=layout)(jax.random.key(0))
+  size, length = build.image_size(cfg["processor"]), cfg["processor"]["text_len"]
+  try:
+    described, system = describe_lib.describe(cfg["model"], size, length, cfg["dtype"]["params"])
+  except ValueError:
+    return api.Model(cfg, module, params, None, mesh)
+  return HubModel(cfg, module, params, None, mesh, system, json=described)
+
+
+def _one_device() -> Mesh:
+  return meshes.make({"data": 1, "fsdp": 1, "tensor": 1}, jax.local_devices()[:1])
+
+
+def resized(model: HubModel, size: tuple[int, int]) -> HubModel:
+  """The model with its position tables for another image size.
+
+  Raises:
+    ValueError: a model without images, or an image smaller than a patch.
+  """
+  system = model.system
+  if system.image_size is None:
+    raise ValueError("res= is for models with images")
+  params = dict(model.params)
+  towers: dict[str, Mapping] = dict(params["encoders"])
+  for name, encoder in model.module.encoders.items():
+    have, want = encoder.grid(*system.image_size), encoder.grid(*size)
+    if min(want) < 1:
+      raise ValueError(f"res={size} holds no patch of {encoder.patch} pixels")
+    if "posemb" in towers[name] and not encoder.resizes:
+      if system.options.get("flat_table") and have[0] != have[1]:
+        raise ValueError(f"a position table of {have[1]} rows has no grid that could become {want}")
+      old = towers[name]["posemb"]
+      resized = posemb.resample(np.asarray(old), have, want, encoder.resample)
+      towers[name] = dict(towers[name]) | {"posemb": jax.device_put(resized, old.sharding)}
+  params["encoders"] = towers
+  system = dataclasses.replace(system, image_size=size)
+  config = plain_config(system, model.config["dtype"]["compute"])
+  resized = copy.copy(model)
+  resized.config, resized.params, resized.system = config, params, system
+  return resized
+
+
+def _stored_dtype(source: sources.Source) -> str:
+  """The floating dtype that most of the stored numbers have."""
+  sizes: dict[np.dtype, int] = {}
+  for spec in source.specs().values():
+    if jax.numpy.issubdtype(spec.dtype, np.floating):
+      sizes[spec.dtype] = sizes.get(spec.dtype, 0) + int(np.prod(spec.shape))
+  return str(max(sizes, key=sizes.get)) if sizes else "float32"

@@ -1,0 +1,231 @@
+"""Names, refusals and the ways a loaded model is used besides parity."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import bigvlm
+from bigvlm import cli
+from bigvlm.hub import load as hub_load
+from bigvlm.parallel import mesh as meshes
+from bigvlm.utils import tree
+
+FOLDER = pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "hub"
+SIGLIP, PALIGEMMA = FOLDER / "siglip-0", FOLDER / "paligemma-0"
+
+
+def inputs(folder):
+  with np.load(folder / "io.npz") as z:
+    return {k[3:]: z[k] for k in z if k.startswith("in_")}
+
+
+@pytest.fixture
+def copied(tmp_path):
+  target = tmp_path / "model"
+  shutil.copytree(SIGLIP, target)
+  return target
+
+
+def rewrite(folder, change):
+  found = load_file(folder / "model.safetensors")
+  change(found)
+  save_file(found, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_hub_id_is_fetched_at_its_revision_and_never_as_a_pickle(monkeypatch):
+  import huggingface_hub
+
+  asked = {}
+
+  def fetch(repo, revision=None, allow_patterns=()):
+    asked.update(repo=repo, revision=revision, patterns=allow_patterns)
+    return str(SIGLIP)
+
+  monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+  model = bigvlm.load("someone/siglip-tiny@v2")
+  assert (asked["repo"], asked["revision"]) == ("someone/siglip-tiny", "v2")
+  assert not any(p.endswith((".bin", ".pt")) for p in asked["patterns"])
+  assert model.params["t"].shape == (1,)
+  bigvlm.load("hf:someone/siglip-tiny")
+  assert asked["revision"] is None
+
+
+def test_a_path_comes_before_a_hub_id(monkeypatch, tmp_path, copied):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "owner").mkdir()
+  copied.rename(tmp_path / "owner" / "name")
+  assert bigvlm.load("owner/name").directory == pathlib.Path("owner/name")
+
+
+def test_a_zoo_name_names_its_checkpoint(monkeypatch):
+  asked = []
+  monkeypatch.setattr(hub_load, "_fetch", lambda name: asked.append(name) or SIGLIP)
+  hub_load.resolve("siglip:variant=L/16,res=384")
+  hub_load.resolve("paligemma:size=2-3b,res=448")
+  hub_load.resolve("paligemma")
+  assert asked == [
+    "google/siglip-large-patch16-384",
+    "google/paligemma2-3b-pt-448",
+    "google/paligemma-3b-pt-224",
+  ]
+
+
+def test_a_fetch_that_fails_is_one_line(monkeypatch):
+  import huggingface_hub
+
+  def fetch(*args, **kwargs):
+    raise OSError("no network\nand more")
+
+  monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+  with pytest.raises(ValueError, match=r"^some/where is no path here.*failed: no network$"):
+    bigvlm.load("some/where")
+
+
+def test_names_that_are_nothing():
+  with pytest.raises(FileNotFoundError, match=r"no checkpoint at ./nowhere"):
+    bigvlm.load("./nowhere")
+  with pytest.raises(ValueError, match=r"unknown model or config 'sigliip'; did you mean 'siglip'"):
+    bigvlm.load("sigliip")
+
+
+def test_an_unknown_architecture_lists_those_there_are(copied):
+  (copied / "config.json").write_text('{"architectures": ["SiglipModle"]}')
+  with pytest.raises(
+    ValueError, match=r"'SiglipModle'; did you mean 'SiglipModel'.*adding_a_system"
+  ):
+    bigvlm.load(copied)
+
+
+def test_a_config_that_is_not_json_names_the_file(copied):
+  (copied / "config.json").write_text('{"architectures": ')
+  with pytest.raises(ValueError, match=r"config.json is not JSON.*line 1"):
+    bigvlm.load(copied)
+
+
+def test_a_missing_tensor_names_the_nearest(copied):
+  def change(found):
+    found["vision_model.post_layernorm.weigth"] = found.pop("vision_model.post_layernorm.weight")
+
+  rewrite(copied, change)
+  with pytest.raises(ValueError, match=r"post_layernorm.weight \(nearest: .*weigth\)"):
+    bigvlm.load(copied)
+
+
+def test_a_tensor_of_another_shape_names_both(copied):
+  rewrite(copied, lambda found: found.update({"logit_scale": np.zeros(2, np.float32)}))
+  with pytest.raises(
+    ValueError, match=r"logit_scale has shape \[2\], but t of this model wants \[1\]"
+  ):
+    bigvlm.load(copied)
+
+
+def test_an_id_above_the_vocabulary_names_its_place():
+  given = inputs(SIGLIP)
+  given["input_ids"] = given["input_ids"].copy()
+  given["input_ids"][1, 2] = 10**6
+  with pytest.raises(ValueError, match=r"input_ids\[1, 2\] is 1000000, but the vocabulary has"):
+    bigvlm.load(SIGLIP).forward_hf(given)
+
+
+def test_an_input_it_does_not_have():
+  with pytest.raises(ValueError, match=r"unknown input 'pixel_value'; did you mean 'pixel_values'"):
+    bigvlm.load(SIGLIP).forward_hf({"pixel_value": np.zeros((1, 3, 8, 8))})
+
+
+def test_images_and_texts_in_different_numbers():
+  model, given = bigvlm.load(SIGLIP), inputs(SIGLIP)
+  one = dict(given, pixel_values=given["pixel_values"][:1])
+  whole, part = model.forward_hf(given), model.forward_hf(one)
+  assert part["logits_per_image"].shape == (1, len(given["input_ids"]))
+  np.testing.assert_allclose(part["logits_per_image"], whole["logits_per_image"][:1], rtol=1e-5)
+  assert "logits_per_text" not in model.forward_hf({"input_ids": given["input_ids"]})
+
+
+def test_a_flipped_byte_of_what_we_wrote_is_refused(tmp_path):
+  bigvlm.load(SIGLIP).save_hf(tmp_path)
+  file = tmp_path / "model.safetensors"
+  whole = bytearray(file.read_bytes())
+  whole[-5] ^= 1
+  file.write_bytes(bytes(whole))
+  with pytest.raises(ValueError, match=r"the bytes of \S+ changed since it was written"):
+    bigvlm.load(tmp_path)
+  bigvlm.load(tmp_path, verify="off")
+
+
+def test_a_model_at_another_size_is_written_at_that_size(tmp_path):
+  model = bigvlm.load(PALIGEMMA)
+  patch = model.module.encoders["image"].patch
+  size = (3 * patch, 4 * patch)
+  large = bigvlm.load(PALIGEMMA, res=size)
+  assert large.params["encoders"]["image"]["posemb"].shape[1] == 12
+  large.save_hf(tmp_path)
+  again = bigvlm.load(tmp_path)
+  assert again.system.image_size == size
+  jax.tree.map(np.testing.assert_array_equal, again.params, large.params)
+  with pytest.raises(ValueError, match=r"holds no patch"):
+    bigvlm.load(PALIGEMMA, res=1)
+
+
+@pytest.mark.parametrize("axis", ["fsdp", "tensor", "data"])
+def test_over_a_mesh_it_gives_the_same(devices, axis):
+  mesh = meshes.make({"data": 1, "fsdp": 1, "tensor": 1, axis: 4}, devices[:4])
+  one, many = bigvlm.load(PALIGEMMA), bigvlm.load(PALIGEMMA, mesh=mesh)
+  if axis == "fsdp":
+    spread = [x for x in jax.tree.leaves(many.params) if not x.is_fully_replicated]
+    assert len(spread) > 10
+  given = inputs(PALIGEMMA)
+  a, b = (m.forward_hf(given)["logits"] for m in (one, many))
+  np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(a).max())
+
+
+def test_dtype_casts_and_is_written(tmp_path):
+  model = bigvlm.load(SIGLIP, dtype="bfloat16")
+  assert {str(x.dtype) for x in jax.tree.leaves(model.params)} == {"bfloat16"}
+  model.save_hf(tmp_path)
+  assert {str(x.dtype) for x in load_file(tmp_path / "model.safetensors").values()} == {"bfloat16"}
+  config = json.loads((tmp_path / "config.json").read_text())
+  assert config.get("dtype", config.get("torch_dtype")) == "bfloat16"
+
+
+@pytest.mark.parametrize("name", ["siglip:tiny,vocab=64", "paligemma:tiny"])
+def test_a_model_that_came_from_nowhere_is_written_in_the_hubs_names(name, tmp_path):
+  model = bigvlm.load(name, init=None)
+  model.save_hf(tmp_path)
+  again = bigvlm.load(tmp_path)
+  ours, theirs = tree.flatten(model.params), tree.flatten(again.params)
+  assert ours.keys() == theirs.keys()
+  for key, x in ours.items():
+    np.testing.assert_array_equal(x, theirs[key], err_msg=key)
+  names = load_file(tmp_path / "model.safetensors").keys()
+  wanted = {"siglip": "vision_model.head.probe", "paligemma": "language_model.model.norm.weight"}
+  assert wanted[name.split(":")[0]] in names
+
+
+def test_what_transformers_has_no_class_for_is_refused(tmp_path):
+  from bigvlm.hub import describe
+
+  model = bigvlm.load("siglip:tiny,vocab=64", init=None).config["model"]
+  model["encoders"]["image"]["stem"] = "conv"
+  with pytest.raises(ValueError, match=r"SiglipModel .* is not this model: .*stem is 'conv'"):
+    describe.describe(model, (16, 16), 8, "float32")
+
+
+def test_convert_and_info(tmp_path, capsys):
+  assert cli.main(["convert", str(SIGLIP), str(tmp_path / "out"), "--dtype=bfloat16"]) == 0
+  assert load_file(tmp_path / "out" / "model.safetensors")["logit_bias"].dtype.name == "bfloat16"
+  assert cli.main(["info", str(SIGLIP)]) == 0
+  shown = capsys.readouterr().out
+  assert "two_tower" in shown
+  assert "vision_model.encoder.layers.1.self_attn.q_proj.weight" in shown
+  assert "encoders/image/blocks/g0/b0/attn/q/kernel[1]  (h d) i -> i h d" in shown
+
+
+def test_convert_says_what_is_wrong_in_one_line(tmp_path, capsys):
+  assert cli.main(["convert", str(tmp_path), str(tmp_path / "out")]) == 2
+  assert "has no config.json" in capsys.readouterr().err
+  assert not (tmp_path / "out").exists()

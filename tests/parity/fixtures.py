@@ -1,0 +1,62 @@
+"""Makes the small checkpoints of tests/fixtures/hub, with torch and transformers.
+
+Usage: python -m tests.parity.fixtures [NAME ...]
+
+Two of every recipe: seed 0 as transformers 5.23.0 writes it, seed 1 in the style of version 4
+with the tensor names of the hub's files; of variants in `ONCE` the second only.
+"""
+
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+
+from tests.parity import reference
+from tests.parity.recipes import RECIPES
+
+# Parts of the others, or the same under other inputs or masks: one of each is enough.
+ONCE = (
+  "aimv2_native",
+  "clip_legacy_eos",
+  "clip_vision",
+  "dinov2_classifier",
+  "dinov2_resized",
+  "gemma3_text",
+  "paligemma_causal",
+  "siglip2_vision",
+  "siglip_vision",
+  "vit_classifier",
+  "vit_resized",
+)
+# Compared live only: their weights are those of others, under other masks.
+LIVE_ONLY = (
+  "aimv2_trunk",
+  "aimv2_unmasked",
+  "gemma3_causal",
+  "metaclip_2_vision",
+  "siglip2_fixed",
+  "siglip_masked",
+)
+FOLDER = pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "hub"
+
+
+def make(name: str) -> None:
+  """Writes the fixtures of one recipe."""
+  for seed in (1,) if name in ONCE else (0, 1):
+    folder = FOLDER / f"{name}-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)
+    made = RECIPES[name](seed)
+    reference.save(made, folder, old=seed == 1)
+    np.savez_compressed(folder / "io.npz", **reference.record(made))
+
+
+def main() -> None:
+  for name in sys.argv[1:] or [n for n in RECIPES if n not in LIVE_ONLY]:
+    make(name)
+    size = sum(f.stat().st_size for f in FOLDER.glob(f"{name}-*/*"))
+    print(f"{name}: {size / 1024:.0f} KiB")
+
+
+if __name__ == "__main__":
+  main()
