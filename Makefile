@@ -6,12 +6,14 @@ LOCK := requirements/lock.txt
 STAMP := $(VENV)/.installed
 WORKDIR ?= workdir/quickstart
 PYTEST_ARGS ?=
+PARITY_ARGS ?= --write
 
-.PHONY: help quickstart setup test bench soak lock clean
+.PHONY: help quickstart setup test parity bench soak lock clean
 
 help:
 	@echo "make quickstart  set up .venv, train through all stages, write $(WORKDIR)"
 	@echo "make test        set up .venv, run all tests (PYTEST_ARGS='-k name' for some)"
+	@echo "make parity      fresh checkpoints of transformers against bigvlm; writes docs/parity.md"
 	@echo "make bench       measure; one JSON line a measurement"
 	@echo "make soak        the reliability tests at full counts"
 	@echo "make lock        renew $(LOCK) (UPGRADE=1: newest versions)"
@@ -43,6 +45,15 @@ quickstart: setup
 test: setup
 	@echo "[make] running the tests"
 	@$(BIN)/python -m pytest -n 2 --dist=loadfile $(PYTEST_ARGS)
+
+# The reference lives in .venv beside bigvlm, which never imports it; what is pinned stays.
+parity: setup
+	@echo "[make] installing the reference: transformers and torch"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 \
+	  transformers==5.23.0
+	@echo "[make] comparing with the reference"
+	@$(BIN)/python -m tests.parity.live $(PARITY_ARGS)
+	@$(BIN)/python -m tests.parity.processors_live
 
 bench: setup
 	@echo "[make] measuring"

@@ -32,6 +32,7 @@ CORE = [
   "huggingface_hub>=1.0",
   "importlib_resources>=6.0",  # tensorflow-datasets needs it and does not say so.
   "jax>=0.10.2",
+  "jinja2>=3.1.6",  # Older sandboxes let templates out.
   "matplotlib>=3.9",
   "ml_collections>=1.0",
   "numpy>=2.1",
@@ -44,6 +45,7 @@ CORE = [
   "sentencepiece>=0.2.1",
   "tensorboardX>=2.6.2",
   "tensorflow-datasets>=4.9.8",
+  "tokenizers>=0.20",
   "tqdm>=4.66",
   "xxhash>=3.5",
 ]
@@ -61,6 +63,8 @@ EXTRAS = {
     "setuptools>=77",  # tests/test_packaging.py builds the wheel without build isolation.
     "wheel>=0.45",
   ],
+  # The reference that `make parity` compares with, at the versions it is compared with.
+  "parity": ["torch==2.13.0", "transformers==5.23.0"],
   # What `make bench` measures bigvlm against. Never needed to use bigvlm.
   "bench": [
     "open_clip_torch>=2.30",

@@ -30,6 +30,7 @@ BENCHMARKS = {
   "input_pipeline": ([], ["--tiny"]),
   "checkpoint": ([], ["--mib=32", "--repeats=1"]),
   "startup": (["--peers"], ["--tiny", "--repeats=1"]),
+  "load_checkpoint": ([], ["--tiny"]),
   "host_memory": ([], ["--tiny", "--rounds=1"]),
 }
 # What tells two lines apart; the other fields were measured.
@@ -117,6 +118,14 @@ def _cold(lines):
   return f"{words}, layers={line['layers']}", line["seconds"] <= 12.0
 
 
+def _beyond(lines):
+  line = find(lines, name="load_checkpoint", who="bigvlm")
+  if line is None:
+    return None
+  words = f"{line['beyond']:.2f} times {line['largest_mib']:.0f} MiB, {line['gib']:.1f} GiB loaded"
+  return words, line["beyond"] <= 1.3
+
+
 _BF16 = dict(dtype="bfloat16")
 MUSTS = (
   Must(
@@ -137,6 +146,7 @@ MUSTS = (
   ),
   Must("Sigmoid loss and gradients of 32,768 pairs: at most 1 GiB", _loss_memory),
   Must("Input pipeline, one core: no slower than plain grain + OpenCV", _pipeline),
+  Must("Loading 4 GiB to 8 devices: beyond the parameters at most 1.3 tensors", _beyond),
   Must("Saving 1 GiB: holds the training up for at most 0.07 s", _blocking),
   Must("SigLIP B/16, process start to first step, nothing compiled: at most 12 s", _cold),
 )

@@ -24,6 +24,7 @@ def predict(
   stage: str | None = None,
   max_new_tokens: int = 64,
   model=None,
+  codec: str | pathlib.Path | None = None,
 ) -> str:
   """Asks the model of a run about one picture and prints its answer.
 
@@ -31,13 +32,14 @@ def predict(
   the picture, and only when the answer has any.
 
   Args:
-    workdir: the folder of a run.
+    workdir: the folder of a run, or the name of the checkpoint that `model` is.
     image_path: the picture.
     prompt: the question.
     out: the PNG to write; never the picture itself.
     stage: whose model; None = the last finished stage.
     max_new_tokens: most tokens of the answer.
     model: an `api.Model` to use instead of loading the workdir's (for several pictures).
+    codec: the file that decodes masks; None = the one that the run's config names.
 
   Returns:
     The answer.
@@ -66,7 +68,8 @@ def predict(
     model = evaluate.load(workdir, stage)
   answer = model.generate([pixels], [prompt], max_new_tokens=max_new_tokens, batch_size=1)[0]
   print(answer)
-  picture = drawn(pixels, answer, codec_of(pathlib.Path(workdir)))
+  decoder = pathlib.Path(codec) if codec else codec_of(pathlib.Path(workdir))
+  picture = drawn(pixels, answer, decoder)
   if picture is not None or out:
     (picture or draw.annotate(pixels, side=_SIDE)).save(target, "png")
     log.line(f"drawn: {target}")
@@ -107,7 +110,7 @@ def drawn(pixels: np.ndarray, answer: str, codec: pathlib.Path | None):
   if found[0].codes is not None and codec is not None and codec.exists():
     mask = segmentation.first_mask(masks.load(str(codec)), answer, *pixels.shape[:2])
   elif found[0].codes is not None:
-    where = f"'{codec}' is not there" if codec else "the config names no codec"
+    where = f"'{codec}' is not there" if codec else "the config names no codec (see --codec)"
     log.warn(f"the answer has a mask, but {where} to decode it; only its box is drawn")
   return draw.annotate(pixels, [(one.box, one.name) for one in found], mask, side=_SIDE)
 
