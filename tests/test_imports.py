@@ -38,7 +38,7 @@ ALLOWED = {
   "api": (*CORE, "build", "generate", "api", "config"),
   "zoo": (*CORE, "build", "config", "configs", "zoo"),
   # The table and the families of checkpoints; `load` also opens workdirs of runs.
-  "hub": (*CORE, "build", "generate", "api", "config", "hub"),
+  "hub": (*CORE, "build", "sampling", "generate", "beam", "api", "config", "hub"),
   "hub.load": (*CORE, "build", "api", "config", "zoo", "hub", "trainers.evaluate"),
   "hub.info": (*CORE, "zoo", "hub"),
   "configs": ("config", "configs", "utils"),

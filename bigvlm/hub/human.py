@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigvlm import generate as generation
-from bigvlm.hub import decoding
+from bigvlm.hub import answering, decoding
 from bigvlm.processing.hub import images as image_lib
 from bigvlm.processing.hub import processors
+from bigvlm.sampling import GREEDY, Sampling
 from bigvlm.types import Item
 
 BUCKET = 32  # Prompts.
@@ -82,27 +82,69 @@ class Human:
     if self._native:
       settings = dict(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
       return super().generate(images, prompts, batch_size=batch_size, **settings)
+    found = self.answers(
+      images,
+      prompts,
+      max_new_tokens=max_new_tokens,
+      sampling=Sampling(temperature=temperature),
+      seed=seed,
+      batch_size=batch_size,
+    )
+    return [one[0].text for one in found]
+
+  def answers(
+    self,
+    images: Sequence[Any] | None,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 64,
+    sampling: Sampling = GREEDY,
+    samples: int = 1,
+    beams: int = 0,
+    length_penalty: float = 0.0,
+    stop: Sequence[str] = (),
+    on_text: answering.OnText | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+  ) -> list[list[answering.Answer]]:
+    """Answers every prompt, with tokens and log-probabilities.
+
+    Args:
+      images, prompts, max_new_tokens, seed, batch_size: as for `generate`.
+      sampling: temperature, top-k, top-p, min-p, repetition penalty (`bigvlm.sampling`).
+      samples: answers to each prompt, from one prefill.
+      beams: > 0 searches with so many hypotheses instead (`bigvlm.beam`); with a `length_penalty`
+        only when asked.
+      stop: strings before which an answer is cut; nothing more is generated once every answer of a
+        batch has ended or said one.
+      on_text: called with (number of the prompt, new text) while answers are written.
+
+    Returns:
+      For each prompt its answers.
+
+    Raises:
+      ValueError: as `generate`; options that do not go together.
+    """
     kind = self._kind("generate", *_DECODERS)
-    eos, pad = decoding.ends(self)
-    answers: list[str] = []
+    found: list[list[answering.Answer]] = []
     for n, (rows, count) in enumerate(_batches(_paired(images, prompts), batch_size)):
       given = self._prompt(rows)
       given.pop("labels", None)
-      module, params, batch = self.decoding(decoding.BATCHES[kind](self, given, True))
-      ids = generation.generate(
-        module,
-        params,
-        batch,
+      found += answering.answers(
+        self,
+        decoding.BATCHES[kind](self, given, True),
         jax.random.fold_in(jax.random.key(seed), n),
+        count=count,
         max_new_tokens=max_new_tokens,
-        eos=eos,
-        temperature=temperature,
-        pad=0 if pad is None else pad,
+        sampling=sampling,
+        samples=samples,
+        beams=beams,
+        length_penalty=length_penalty,
+        stop=tuple(stop),
+        on_text=on_text,
+        first=len(found),
       )
-      for row in np.asarray(ids)[:count]:
-        end = np.flatnonzero(np.isin(row, eos))
-        answers.append(self.processor.decode(row[: end[0]] if len(end) else row))
-    return answers
+    return found
 
   def score(
     self,
