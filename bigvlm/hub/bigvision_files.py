@@ -13,7 +13,7 @@ import numpy as np
 from bigvlm import build
 from bigvlm.ckpt import transfer
 from bigvlm.ckpt.sources import Npz, Spec
-from bigvlm.hub import bigvision, fields
+from bigvlm.hub import bigvision, fields, files
 from bigvlm.hub import bigvision_rules as bv
 from bigvlm.hub import describe as describe_lib
 from bigvlm.hub.system import System
@@ -248,7 +248,7 @@ def save(model: Any, file: str | pathlib.Path, dtype: str | None) -> None:
   try:
     with os.fdopen(handle, "wb") as f:
       np.savez(f, **tensors)
-    os.replace(staged, path)
+    files.publish(pathlib.Path(staged), path)
   except BaseException:
     os.unlink(staged)
     raise

@@ -1,6 +1,7 @@
 """Files of a checkpoint directory: tensors with their digests, and what lies beside them."""
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 
@@ -35,6 +36,14 @@ _COMPANIONS = (
 def companions(directory: pathlib.Path) -> list[pathlib.Path]:
   """The tokenizer, preprocessor and generation files of a directory."""
   return [directory / name for name in _COMPANIONS if (directory / name).is_file()]
+
+
+def publish(staged: pathlib.Path, target: pathlib.Path) -> None:
+  """Moves a finished file into place, readable as any new file (temporary ones are private)."""
+  mask = os.umask(0)
+  os.umask(mask)
+  os.chmod(staged, 0o666 & ~mask)
+  os.replace(staged, target)
 
 
 def digest(x: np.ndarray) -> str:

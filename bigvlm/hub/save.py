@@ -1,7 +1,6 @@
 """Writing a model as a directory that transformers loads."""
 
 import json
-import os
 import pathlib
 import shutil
 import tempfile
@@ -51,4 +50,4 @@ def save(model: Any, directory: str | pathlib.Path, dtype: str | None) -> None:
     (staged / "config.json").write_text(text, "utf-8")
     # Tensors first: until the indices are there a reader finds the old model or none.
     for file in sorted(staged.iterdir(), key=lambda f: (f.suffix == ".json", f.name)):
-      os.replace(file, target / file.name)
+      files.publish(file, target / file.name)

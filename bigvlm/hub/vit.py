@@ -1,10 +1,12 @@
 """ViT (arXiv 2010.11929) of transformers: encoder and image classifier."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from bigvlm.ckpt import rules
 from bigvlm.ckpt.rules import CkptMap, Rule
+from bigvlm.ckpt.sources import Source
 from bigvlm.hub import clip, fields
 from bigvlm.hub.system import System
 
@@ -94,7 +96,7 @@ def tower(cfg: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[int, int]]:
 
 
 def encoder(cfg: Mapping[str, Any]) -> System:
-  """`ViTModel`.
+  """`ViTModel`, with its pooler or, as in the files of DINO (arXiv 2104.14294), without.
 
   Raises:
     ValueError: a pooler with another activation than tanh.
@@ -104,7 +106,21 @@ def encoder(cfg: Mapping[str, Any]) -> System:
   if f.pooler_act != "tanh":
     raise ValueError(f"config.json: pooler_act is {f.pooler_act!r}; only 'tanh' is read")
   built |= dict(rep_size=f.pooler_output_size or built["width"])
-  return System(dict(kind="encoder", encoders=dict(image=built)), _ENCODER, "encoder", image_size)
+  return System(
+    dict(kind="encoder", encoders=dict(image=built)),
+    _ENCODER,
+    "encoder",
+    image_size,
+    refine=_without_pooler,
+  )
+
+
+def _without_pooler(system: System, source: Source) -> System:
+  """The system of a file that holds no pooler, which no config says."""
+  if any(key.endswith("pooler.dense.weight") for key in source.specs()):
+    return system
+  built = system.model["encoders"]["image"] | dict(pool="none", rep_size=0)
+  return dataclasses.replace(system, model=dict(kind="encoder", encoders=dict(image=built)))
 
 
 def classifier(cfg: Mapping[str, Any]) -> System:

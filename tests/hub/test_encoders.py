@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import bigvlm
 from bigvlm import zoo
@@ -132,8 +133,6 @@ def test_images_and_texts_alone_give_what_they_give_together(naflex):
 
 
 def test_names_of_the_modules_of_transformers_5(tmp_path):
-  from safetensors.numpy import load_file, save_file
-
   folder = FIXTURES / "vit-0"
   stored = load_file(folder / "model.safetensors")
   pairs = (
@@ -157,3 +156,22 @@ def test_names_of_the_modules_of_transformers_5(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, model.params, bigvlm.load(folder).params)
   model.save_hf(tmp_path / "out")
   assert load_file(tmp_path / "out" / "model.safetensors").keys() == renamed.keys()
+
+
+def test_a_vit_without_its_pooler_gives_its_hidden_states(tmp_path):
+  whole = bigvlm.load(FIXTURES / "vit-0")
+  stored = load_file(FIXTURES / "vit-0" / "model.safetensors")
+  left = {k: v for k, v in stored.items() if "pooler" not in k}
+  assert len(left) == len(stored) - 2
+  save_file(left, tmp_path / "model.safetensors", metadata={"format": "pt"})
+  (tmp_path / "config.json").write_bytes((FIXTURES / "vit-0" / "config.json").read_bytes())
+  model = bigvlm.load(tmp_path)
+  with np.load(FIXTURES / "vit-0" / "io.npz") as z:
+    given = {"pixel_values": z["in_pixel_values"]}
+  out = model.forward_hf(given)
+  assert out.keys() == {"last_hidden_state"}
+  np.testing.assert_array_equal(
+    out["last_hidden_state"], whole.forward_hf(given)["last_hidden_state"]
+  )
+  model.save_hf(tmp_path / "out")
+  assert load_file(tmp_path / "out" / "model.safetensors").keys() == left.keys()

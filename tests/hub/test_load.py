@@ -229,3 +229,13 @@ def test_convert_says_what_is_wrong_in_one_line(tmp_path, capsys):
   assert cli.main(["convert", str(tmp_path), str(tmp_path / "out")]) == 2
   assert "has no config.json" in capsys.readouterr().err
   assert not (tmp_path / "out").exists()
+
+
+def test_what_is_written_is_readable_as_any_file(tmp_path):
+  model = bigvlm.load(SIGLIP)
+  model.save_hf(tmp_path / "hf")
+  model.save_npz(tmp_path / "model.npz")
+  (tmp_path / "plain").touch()
+  wanted = (tmp_path / "plain").stat().st_mode
+  for file in [*(tmp_path / "hf").iterdir(), tmp_path / "model.npz"]:
+    assert file.stat().st_mode == wanted, file.name

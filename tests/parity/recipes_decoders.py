@@ -138,7 +138,7 @@ def gemma2(seed: int) -> tuple[Any, dict, dict]:
 
 def _gemma3(seed: int) -> dict[str, Any]:
   """Layers in an order of their own or by the pattern; scaled positions where all is seen."""
-  full = dict(rope_type="linear", factor=8.0, rope_theta=1_000_000.0 - 5 * seed)
+  full = dict(rope_type="linear", factor=8.0, rope_theta=1_000_000.0 - 5 * (seed % 1000))
   local = dict(rope_type="default", rope_theta=10_000.0)
   depth = 5 if seed % 2 else 7
   more: dict[str, Any] = {}
