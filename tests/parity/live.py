@@ -123,7 +123,7 @@ def page(rows: list[dict[str, Any]]) -> str:
     errors: dict[str, float] = {}
     for row in some:
       for key, value in row["errors"].items():
-        errors[key] = max(errors.get(key, 0.0), value)
+        errors[key] = float(np.maximum(errors.get(key, 0.0), value))  # NaN stays.
     ids = {row["ids"] for row in some if "ids" in row}
     slopes = [row["gradients"] for row in some if "gradients" in row]
     cells = [
