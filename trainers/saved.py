@@ -1,6 +1,7 @@
 """What runs left on disk: which stage of which workdir, and its tensors."""
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -110,7 +111,7 @@ def before(
   try:
     step = None
     if load.is_checkpoint(source):
-      return _foreign(source, built)
+      return _foreign(source, built, workdir)
     if source == "previous":
       first = plan[stage.index - 1]
       if not (workdir / "results" / f"{first.name}.json").exists():
@@ -123,10 +124,20 @@ def before(
     raise ValueError(f"{field}: {e}") from None
 
 
-def _foreign(source: str, built: stages.Built) -> tuple[stages.Stage, dict[str, jax.Array]]:
-  """A checkpoint of others as if a stage had written it."""
+def _foreign(
+  source: str, built: stages.Built, workdir: pathlib.Path
+) -> tuple[stages.Stage, dict[str, jax.Array]]:
+  """A checkpoint of others as if a stage had written it; `sources.json` says which it was."""
   dtype = str(jax.tree.leaves(built.params)[0].dtype)
   model = load.load(source, dtype=dtype, mesh=built.mesh)
+  if jax.process_index() == 0:
+    # A folder of the hub's cache is named after the commit: what `main` was when this began.
+    folder = model.directory.resolve()
+    revision = folder.name if folder.parent.name == "snapshots" else None
+    path = workdir / "sources.json"
+    known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    known[built.stage.name] = dict(source=source, revision=revision)
+    path.write_text(json.dumps(known, indent=2) + "\n", "utf-8")
   stage = dataclasses.replace(
     built.stage, name=source, model=model.config["model"], processor=model.config["processor"]
   )

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -102,3 +103,25 @@ def test_a_run_from_nothing_needs_like(tmp_path, workdir, capsys):
   (source / "checkpoints").mkdir(parents=True)
   assert cli.main(["convert", str(source), str(tmp_path / "out")]) == 2
   assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_workdir_says_what_it_started_from(run):
+  source, workdir = run
+  said = json.loads((workdir / "sources.json").read_text())
+  assert said == {"tune": {"source": str(source), "revision": None}}
+
+
+def test_a_checkpoint_of_the_hub_is_recorded_with_its_commit(run, tmp_path, monkeypatch):
+  from bigvlm.hub import load as hub_load
+  from bigvlm.trainers import saved, stages
+
+  source, _ = run
+  snapshot = tmp_path / "snapshots" / "0123abc"
+  shutil.copytree(source, snapshot)
+  monkeypatch.setattr(hub_load, "_fetch", lambda name: snapshot)
+  cfg = config.check(config.from_json((run[1] / "config.json").read_text()))
+  cfg.stages[0].init.source = "someone/model"
+  built = stages.build(cfg, stages.resolve(cfg, tmp_path)[0], tmp_path)
+  saved.before([], built, tmp_path)
+  said = json.loads((tmp_path / "sources.json").read_text())
+  assert said["tune"] == {"source": "someone/model", "revision": "0123abc"}
