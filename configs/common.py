@@ -18,6 +18,9 @@ _STAGE = dict(
   examples=0,
   epochs=0.0,
   train=(".*",),  # regular expressions over parameter names; the rest is frozen
+  # Adapters of this rank beside the kernels of targets (names of modules); rank 0 = none. With
+  # train=(".*",) they alone train.
+  lora=dict(rank=0, alpha=16.0, targets=(".*/blocks/.*/attn/[qv]",), dropout=0.0),
   lr=1e-3,
   lr_mults=(),  # ((regex, factor), ...), first match wins
   schedule=dict(kind="cosine", warmup=0.05, cooldown=0.0, timescale=10_000, end=0.0, groups=()),

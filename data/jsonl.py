@@ -1,4 +1,7 @@
-"""JSON Lines with image paths: `{"image": "a.jpg", "prefix": "...", "suffix": "..."}` a line."""
+"""JSON Lines with image paths: `{"image": "a.jpg", "prefix": "...", "suffix": "..."}` a line.
+
+`image` may be a list of paths: several pictures, or the frames of a video in their order.
+"""
 
 import json
 import os
@@ -36,7 +39,8 @@ class Jsonl:
 
   Args:
     path: the file.
-    images: folder that relative image paths start from; default: the file's own.
+    images: folder that relative paths in `image` (one or a list) and `mask` start from; default:
+      the file's own.
     fields: names a record must have, or {example field: record field}; see `sources.Fields`.
     constant: fields added to every example.
     name: name of the source; default: the file's name.
@@ -99,10 +103,17 @@ class Jsonl:
       raise BadExample(f"is a JSON {type(record).__name__}, not an object", where)
     example = {**self._fields(record, where), "id": where}
     if "image" in example:
-      if not isinstance(example["image"], str):
-        raise BadExample("field 'image' is not a path", where)
-      example["image"] = os.path.join(self._images, example["image"])
+      example["image"] = self._placed(example["image"], where)
+    if isinstance(example.get("mask"), str):
+      example["mask"] = os.path.join(self._images, example["mask"])
     return example
+
+  def _placed(self, value: Any, where: str) -> str | list[str]:
+    paths = value if isinstance(value, list) else [value]
+    if not paths or not all(isinstance(path, str) for path in paths):
+      raise BadExample("field 'image' is not a path, nor a list of paths", where)
+    paths = [os.path.join(self._images, path) for path in paths]
+    return paths if isinstance(value, list) else paths[0]
 
   def _file(self) -> int:
     with self._lock:

@@ -7,12 +7,13 @@ that the metrics are the same numbers on every process and for any number of pro
 import base64
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bigvlm.processing import image as images
+from bigvlm.processing import ops
 from bigvlm.utils import log, names
 
 # Fields of every evaluator; `every` and `name` are the trainer's.
@@ -102,11 +103,16 @@ class Evaluator:
     return [row for row in rows if "bad" not in row]
 
   def example(self, i: int) -> dict | str:
-    """Example i with its image decoded to uint8 [H, W, 3], or what is wrong with it."""
+    """Example i with its image decoded to uint8 [H, W, 3], or what is wrong with it.
+
+    Several images become a list of as many.
+    """
     try:
       example = self.source[i]
-      record = str(example.get("id", i))
-      return example | dict(image=images.decode(self.want(example, "image"), record=record))
+      record, found = str(example.get("id", i)), self.want(example, "image")
+      several = isinstance(found, (list, tuple))
+      pixels = [images.decode(one, record=record) for one in (found if several else [found])]
+      return example | dict(image=pixels if several else pixels[0])
     except images.BadExample as e:
       return str(e)
 
@@ -156,9 +162,9 @@ class Evaluator:
 def prediction(
   *, image, prompt, target, answer, right, boxes=(), mask=None, target_boxes=(), target_mask=None
 ) -> dict:
-  """A prediction record, as `Evaluator.predictions` gives it."""
+  """A prediction record, as `Evaluator.predictions` gives it; several images side by side."""
   return dict(
-    image=image,
+    image=beside(image) if isinstance(image, (list, tuple)) else image,
     prompt=prompt,
     target=target,
     answer=answer,
@@ -168,6 +174,15 @@ def prediction(
     target_boxes=[(tuple(map(float, box)), str(name)) for box, name in target_boxes],
     target_mask=target_mask,
   )
+
+
+def beside(pictures: Sequence[np.ndarray], most: int = 4) -> np.ndarray:
+  """Up to `most` of the pictures, evenly chosen, in a row of the first one's height."""
+  chosen = np.unique(np.linspace(0, len(pictures) - 1, min(most, len(pictures))).round())
+  height = pictures[0].shape[0]
+  row = [pictures[int(i)] for i in chosen]
+  row = [ops.resize(p, (height, max(1, p.shape[1] * height // p.shape[0]))) for p in row]
+  return np.concatenate(row, axis=1)
 
 
 def chunks(n: int, index: int, count: int) -> Iterator[list[tuple[int, bool]]]:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from bigvlm.processing import image as images
-from bigvlm.processing import prompt
+from bigvlm.processing import prompt, tasks
 from bigvlm.processing import tokenizer as tokenizers
 from bigvlm.processing.image import BACKENDS
 from bigvlm.utils import names
@@ -193,9 +193,9 @@ def value_range(
 # --- text -----------------------------------------------------------------------------------------
 
 
-def lower(text: str) -> str:
-  """Lower case."""
-  return text.lower()
+def lower(text):
+  """Lower case, of a string or of each of a list."""
+  return text.lower() if isinstance(text, str) else [one.lower() for one in text]
 
 
 def choice(value, *, rng: np.random.Generator):
@@ -278,7 +278,10 @@ def mask_concat(
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """How a function is used on examples: the field it reads (None = the whole example), its kind."""
+  """How a function is used on examples: the field it reads (None = the whole example), its kind.
+
+  One that reads a picture is called for each of several, with randomness of its own.
+  """
 
   fn: Callable
   field: str | None
@@ -301,6 +304,11 @@ OPS = {
   "pack_prefix_suffix": Entry(pack_prefix_suffix, None),
   "mask_concat": Entry(mask_concat, None),
   "keep": Entry(keep, None),
+  "template": Entry(tasks.template, None),
+  "letter_choices": Entry(tasks.letter_choices, None),
+  "draw_box": Entry(tasks.draw_box, None),
+  "frames": Entry(tasks.frames, "image"),
+  "read_mask": Entry(tasks.read_mask, "mask"),
 }
 
 
@@ -349,13 +357,20 @@ class Op:
                       self.field, example)
       )  # fmt: skip
     value = example[self.field]
-    if self.field == "image" and self.name != "decode" and not isinstance(value, np.ndarray):
-      value = images.decode(value, record=str(example.get("id", "")))
     if self._geometric:
       self._check_places(example)
+    record = str(example.get("id", ""))
     if self.name == "decode" and "record" not in kwargs:
-      kwargs = {**kwargs, "record": str(example.get("id", ""))}
-    return {**example, self.out: self._fn(value, **kwargs)}
+      kwargs = {**kwargs, "record": record}
+    each = self.field == "image" and self.name != "frames"
+
+    def apply(one):
+      if each and self.name != "decode" and not isinstance(one, np.ndarray):
+        one = images.decode(one, record=record)
+      return self._fn(one, **kwargs)
+
+    several = each and isinstance(value, (list, tuple))
+    return {**example, self.out: [apply(one) for one in value] if several else apply(value)}
 
   def _check_places(self, example: Mapping[str, Any]) -> None:
     """Moving the pixels of an example that says where things are would make it silently wrong."""

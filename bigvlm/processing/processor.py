@@ -1,7 +1,8 @@
 """Examples to the flat arrays of one batch row, on the host, in NumPy.
 
-An example is a dict: `image` (bytes, a path, a PIL image or an array) and, by kind, `prefix` and
-`suffix`, or `text`, or `mask`. `bigvlm.types.to_batch` says what becomes of the arrays.
+An example is a dict: `image` (bytes, a path, a PIL image or an array; for prefix_lm also a list of
+them, or frames in an array [F, H, W, 3]) and, by kind, `prefix` and `suffix`, or `text`, or `mask`.
+`bigvlm.types.to_batch` says what becomes of the arrays.
 """
 
 import os
@@ -77,7 +78,7 @@ def _need_opencv() -> None:
 
 
 class Processor:
-  """What the three kinds share.
+  """What all kinds share.
 
   Attributes:
     tokenizer: the tokeniser, or None (kind "mask").
@@ -144,11 +145,28 @@ def _picture(example: Mapping[str, Any], pixels: Pixels) -> Arrays:
   )
 
 
-def _no_picture(pixels: Pixels) -> Arrays:
+def _no_picture(pixels: Pixels, slots: int = 1) -> Arrays:
   return dict(
-    image=np.zeros((1, *pixels.size, 3), np.uint8),
-    image_item=np.zeros(1, np.int32),
+    image=np.zeros((slots, *pixels.size, 3), np.uint8),
+    image_item=np.zeros(slots, np.int32),
   )
+
+
+def _listed(example: Mapping[str, Any], slots: int) -> list[Any]:
+  """The pictures of an example, 1 to `slots` of them."""
+  record = str(example.get("id", ""))
+  if "image" not in example:
+    raise BadExample("has no field 'image'", record)
+  found = example["image"]
+  if not isinstance(found, (list, tuple)):
+    many = isinstance(found, np.ndarray) and found.ndim == 4
+    found = list(found) if many else [found]
+  if not 1 <= len(found) <= slots:
+    raise BadExample(
+      f"has {len(found)} images, but processor.image.count={slots} and at least one is needed",
+      record,
+    )
+  return list(found)
 
 
 _GOOD = np.zeros((), np.int32)
@@ -161,26 +179,34 @@ class PrefixLM(Processor):
   Args:
     pixels: image settings.
     tokenizer: needs bos, eos and pad.
-    image_tokens: N, rows that the connector gives for a picture.
-    grid: patch grid (h, w).
-    text_len: positions after the picture.
+    image_tokens: N, rows that the connector gives for the pictures of an example, all alike.
+    grid: patch grid (h, w) of a picture.
+    text_len: positions after the pictures.
     read_len: positions whose logits are wanted; 0 = text_len.
+    images: I, most pictures (or frames of a video) of an example. Slots that an example does not
+      fill have item 0, and nobody sees their placeholders.
 
-  Rows: `image` uint8 [1, H, W, 3], `image_item` int32 [1], the fields of `prompt.pack` with
+  Rows: `image` uint8 [I, H, W, 3], `image_item` int32 [I], the fields of `prompt.pack` with
   T = N + text_len, `bad` int32 [].
   """
 
-  def __init__(self, pixels, tokenizer, *, image_tokens, grid=None, text_len=64, read_len=0):
+  def __init__(
+    self, pixels, tokenizer, *, image_tokens, grid=None, text_len=64, read_len=0, images=1
+  ):
     for field in ("bos", "eos"):
       if getattr(tokenizer, field) is None:
         raise ValueError(f"the tokeniser has no {field.upper()}, which prefix_lm needs")
     if not 0 <= read_len <= text_len:
       raise ValueError(f"processor.read_len={read_len} must lie in 0..text_len={text_len}")
     self.pixels, self.tokenizer = pixels, tokenizer
-    self.image_tokens, self.grid = image_tokens, grid
+    if images < 1 or image_tokens % images:
+      raise ValueError(
+        f"processor.image.count={images} pictures cannot share {image_tokens} placeholders"
+      )
+    self.image_tokens, self.grid, self.images = image_tokens, grid, images
     self.text_len, self.read_len = text_len, read_len
 
-  def _pack(self, prefix: str, suffix: str | None) -> prompt.Packed:
+  def _pack(self, prefix: str, suffix: str | None, images: int) -> prompt.Packed:
     tok = self.tokenizer
     return prompt.pack(
       tok.encode(prefix),
@@ -192,27 +218,98 @@ class PrefixLM(Processor):
       sep=tok.newline,
       pad=tok.pad or 0,
       read_len=self.read_len,
+      missing=(self.images - images) * (self.image_tokens // self.images),
     )
 
+  def _pictures(self, found: list[Any], record: str) -> Arrays:
+    out = _no_picture(self.pixels, self.images)
+    for i, one in enumerate(found):
+      out["image"][i] = self.pixels(one, record)
+      out["image_item"][i] = i + 1
+    return out
+
   def row(self, example, rng):
+    found, record = _listed(example, self.images), str(example.get("id", ""))
     try:
-      packed = self._pack(_text(example, "prefix"), _text(example, "suffix"))
+      packed = self._pack(_text(example, "prefix"), _text(example, "suffix"), len(found))
+    except BadExample:
+      raise
+    except ValueError as e:
+      raise BadExample(str(e), record) from None
+    return {**self._pictures(found, record), **packed.arrays, "bad": _GOOD}, packed.cut
+
+  def prompt(self, example):
+    """As a call, but without suffix: `read` = [last position of the prompt], K = 1."""
+    found, record = _listed(example, self.images), str(example.get("id", ""))
+    packed = self._pack(_text(example, "prefix"), None, len(found))
+    return {**self._pictures(found, record), **packed.arrays, "bad": _GOOD}
+
+  def blank(self):
+    packed = self._pack("", "", self.images)
+    arrays = {**_no_picture(self.pixels, self.images), **packed.arrays, "bad": _BAD}
+    # The tokens stay a valid short prompt: a row of padding only would give NaN in some softmax.
+    items = np.arange(1, self.images + 1, dtype=np.int32)
+    return {**arrays, "image_item": items, "weights": arrays["weights"] * 0}
+
+
+class Seq2Seq(Processor):
+  """Picture and prefix for an encoder, suffix for a decoder (see `prompt.pack_pair`).
+
+  Args:
+    pixels: image settings.
+    tokenizer: needs eos.
+    image_tokens: N, rows that the connector gives for a picture; 0 = a model of text alone.
+    grid: patch grid (h, w).
+    text_len: positions of the encoder after the picture.
+    target_len: positions of the decoder.
+
+  Rows: `image` uint8 [1, H, W, 3], `image_item` int32 [1] (not for text alone), the fields of
+  `prompt.pack_pair` with T = N + text_len, `bad` int32 [].
+  """
+
+  def __init__(self, pixels, tokenizer, *, image_tokens=0, grid=None, text_len=64, target_len=64):
+    if tokenizer.eos is None:
+      raise ValueError("the tokeniser has no EOS, which seq2seq needs")
+    if min(text_len, target_len) < 1:
+      raise ValueError("processor.text_len and processor.target_len must be at least 1")
+    self.pixels, self.tokenizer = pixels, tokenizer
+    self.image_tokens, self.grid = image_tokens, grid
+    self.text_len, self.target_len = text_len, target_len
+
+  def _pack(self, prefix: str, suffix: str | None) -> prompt.Packed:
+    tok = self.tokenizer
+    return prompt.pack_pair(
+      tok.encode(prefix),
+      None if suffix is None else tok.encode(suffix),
+      image_tokens=self.image_tokens,
+      text_len=self.text_len,
+      target_len=self.target_len,
+      eos=tok.eos,
+      pad=tok.pad or 0,
+    )
+
+  def _arrays(self, example, suffix):
+    try:
+      packed = self._pack(_text(example, "prefix"), suffix)
     except BadExample:
       raise
     except ValueError as e:
       raise BadExample(str(e), str(example.get("id", ""))) from None
-    return {**_picture(example, self.pixels), **packed.arrays, "bad": _GOOD}, packed.cut
+    picture = _picture(example, self.pixels) if self.image_tokens else {}
+    return {**picture, **packed.arrays, "bad": _GOOD}, packed.cut
+
+  def row(self, example, rng):
+    return self._arrays(example, _text(example, "suffix"))
 
   def prompt(self, example):
-    """As a call, but without suffix: `read` = [last position of the prompt], K = 1."""
-    packed = self._pack(_text(example, "prefix"), None)
-    return {**_picture(example, self.pixels), **packed.arrays, "bad": _GOOD}
+    """As a call, but the decoder reads its start token alone, K = 1."""
+    return self._arrays(example, None)[0]
 
   def blank(self):
-    packed = self._pack("", "")
-    arrays = {**_no_picture(self.pixels), **packed.arrays, "bad": _BAD}
-    # The tokens stay a valid short prompt: a row of padding only would give NaN in some softmax.
-    return {**arrays, "image_item": np.ones(1, np.int32), "weights": arrays["weights"] * 0}
+    arrays = {**self._pack("", "").arrays, "bad": _BAD}
+    if self.image_tokens:
+      arrays |= {**_no_picture(self.pixels), "image_item": np.ones(1, np.int32)}
+    return {**arrays, "weights": arrays["weights"] * 0}
 
 
 class Contrastive(Processor):
@@ -293,9 +390,9 @@ class Mask(Processor):
     return dict(mask=zeros, weights=np.zeros(1, np.float32), bad=_BAD)
 
 
-KINDS = ("prefix_lm", "contrastive", "mask")
-_FIELDS = ("kind", "image", "tokenizer", "text_len", "read_len")
-_IMAGE = ("size", "method", "antialias", "backend", "reduce", "max_pixels", "max_bytes")
+KINDS = ("prefix_lm", "seq2seq", "contrastive", "mask")
+_FIELDS = ("kind", "image", "tokenizer", "text_len", "read_len", "target_len")
+_IMAGE = ("size", "count", "method", "antialias", "backend", "reduce", "max_pixels", "max_bytes")
 
 
 def make(
@@ -309,10 +406,10 @@ def make(
   """Builds a processor of `config.processor`.
 
   Args:
-    cfg: `dict(kind="prefix_lm"|"contrastive"|"mask", image=dict(size=, ...), tokenizer=dict(...),
-      text_len=, read_len=)`.
+    cfg: `dict(kind=..., image=dict(size=, ...), tokenizer=dict(...), text_len=, read_len=,
+      target_len=)`, the kind one of `KINDS`.
     tokenizer: instead of the one that `cfg.tokenizer` names.
-    image_tokens: rows of the connector for a picture (prefix_lm).
+    image_tokens: rows of the connector for the pictures of an example (prefix_lm, seq2seq).
     grid: patch grid (h, w).
     workdir: what "workdir:FILE" paths are relative to.
   """
@@ -334,10 +431,16 @@ def make(
     if not cfg.get("tokenizer"):
       raise ValueError("processor.tokenizer is missing: dict(kind='sentencepiece', path=...)")
     tokenizer = tokenizers.make(cfg["tokenizer"], workdir)
+  count = image.pop("count", 1)
+  if count != 1 and kind != "prefix_lm":
+    raise ValueError(f"processor.image.count={count} is for kind='prefix_lm'; {kind!r} takes one")
   pixels = Pixels(**image)
   text_len = cfg.get("text_len", 64)
   if kind == "contrastive":
     return Contrastive(pixels, tokenizer, text_len=text_len, grid=grid)
+  if kind == "seq2seq":
+    lengths = dict(text_len=text_len, target_len=cfg.get("target_len", 64))
+    return Seq2Seq(pixels, tokenizer, image_tokens=image_tokens, grid=grid, **lengths)
   return PrefixLM(
     pixels,
     tokenizer,
@@ -345,4 +448,5 @@ def make(
     grid=grid,
     text_len=text_len,
     read_len=cfg.get("read_len", 0),
+    images=count,
   )

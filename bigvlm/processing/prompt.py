@@ -33,6 +33,7 @@ def pack(
   sep: Sequence[int],
   pad: int = 0,
   read_len: int = 0,
+  missing: int = 0,
 ) -> Packed:
   """Packs one row of T = image_tokens + text_len positions.
 
@@ -45,6 +46,8 @@ def pack(
     bos, eos, pad: ids; `pad` also stands at the placeholders.
     sep: ids of the separator (a newline).
     read_len: K, number of positions whose logits are wanted; 0 = text_len.
+    missing: how many of the placeholders, the last ones, stand for pictures that are not there:
+      nobody sees them (segment 0), and the text is numbered as if they were not there either.
 
   Returns:
     Packed with `tokens segment block order positions media_index` int32 [T], `read labels`
@@ -75,6 +78,9 @@ def pack(
   segment = (order < used).astype(np.int32)
   block = np.clip(order - (start - 1), 0, max(used - start, 0)).astype(np.int32)
   media_index = np.where(order < image_tokens, order, -1).astype(np.int32)
+  if missing:
+    segment[image_tokens - missing : image_tokens] = 0
+    order[image_tokens:] -= missing
   read = np.zeros(k, np.int32)
   labels = np.zeros(k, np.int32)
   weights = np.zeros(k, np.float32)
@@ -97,6 +103,79 @@ def pack(
     weights=weights,
   )
   return Packed(arrays, cut=len(tail) < len(wanted))
+
+
+def pack_pair(
+  prefix: Sequence[int],
+  suffix: Sequence[int] | None,
+  *,
+  image_tokens: int,
+  text_len: int,
+  target_len: int,
+  eos: int,
+  pad: int = 0,
+) -> Packed:
+  """Packs one row of an encoder-decoder (PaLI, arXiv 2209.06794, section 3.1; T5).
+
+  The encoder reads [image placeholders] prefix EOS, all of it by all of it; the decoder reads the
+  start token, which is `pad` as in T5, and the suffix, and predicts the suffix and EOS.
+
+  Args:
+    prefix: ids, without EOS.
+    suffix: ids, without EOS. None = a prompt: the decoder reads its start token alone, K = 1.
+    image_tokens: number of placeholders in front.
+    text_len: positions of the encoder after the image.
+    target_len: positions of the decoder, and K.
+    eos, pad: ids; `pad` also stands at the placeholders.
+
+  Returns:
+    Packed with the encoder's `tokens segment block order positions media_index` int32 [T] for
+    T = image_tokens + text_len, `read` int32 [1] (of no use), the decoder's `target_tokens` ...
+    `target_read` int32 [K], `labels` int32 [K], `weights` float32 [K]. A suffix that does not fit
+    is cut, without EOS.
+
+  Raises:
+    ValueError: when the prefix does not fit.
+  """
+  head = [*prefix, eos]
+  if len(head) > text_len:
+    raise ValueError(
+      f"the prefix takes {len(head)} tokens with EOS, but text_len={text_len}; shorten it or raise "
+      "processor.text_len"
+    )
+  wanted = [] if suffix is None else [*suffix, eos]
+  k = 1 if suffix is None else target_len
+  kept = wanted[:k]
+  source = _stream([pad] * image_tokens + head, image_tokens + text_len, pad, image_tokens)
+  target = _stream([pad, *kept[:-1]], k, pad, 0)
+  target["block"] = target["order"].copy()
+  labels, weights = np.zeros(k, np.int32), np.zeros(k, np.float32)
+  labels[: len(kept)] = kept
+  weights[: len(kept)] = 1.0
+  arrays = dict(
+    **source,
+    read=np.zeros(1, np.int32),
+    **{f"target_{name}": x for name, x in target.items()},
+    target_read=np.arange(k, dtype=np.int32),
+    labels=labels,
+    weights=weights,
+  )
+  return Packed(arrays, cut=len(kept) < len(wanted))
+
+
+def _stream(ids: Sequence[int], length: int, pad: int, image_tokens: int) -> dict[str, np.ndarray]:
+  """Ids, padded to `length`, that see each other; the first `image_tokens` stand for a picture."""
+  order = np.arange(length, dtype=np.int32)
+  tokens = np.full(length, pad, np.int32)
+  tokens[: len(ids)] = ids
+  return dict(
+    tokens=tokens,
+    segment=(order < len(ids)).astype(np.int32),
+    block=np.zeros(length, np.int32),
+    order=order,
+    positions=order.copy(),
+    media_index=np.where(order < image_tokens, order, -1).astype(np.int32),
+  )
 
 
 def _too_long(length: int, text_len: int) -> str:

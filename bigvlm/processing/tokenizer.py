@@ -148,7 +148,7 @@ KINDS = {"sentencepiece": SentencePiece}
 def make(cfg: Mapping[str, Any], workdir: str | os.PathLike | None = None) -> SentencePiece:
   """Builds a tokeniser from `dict(kind="sentencepiece", path=...)`.
 
-  A path "workdir:NAME" lies in `workdir`.
+  A path "workdir:NAME" lies in `workdir`, one "hf:OWNER/NAME/FILE" on the hub.
   """
   cfg = dict(cfg)
   cls = names.lookup("tokenizer", cfg.pop("kind", "sentencepiece"), KINDS)
@@ -157,11 +157,29 @@ def make(cfg: Mapping[str, Any], workdir: str | os.PathLike | None = None) -> Se
     if workdir is None:
       raise ValueError(f"processor.tokenizer.path={path!r} needs a working directory")
     cfg["path"] = os.path.join(workdir, path.removeprefix("workdir:"))
+  elif isinstance(path, str) and path.startswith("hf:"):
+    cfg["path"] = _fetch(path)
   options = ("path", "model", "extra", "bos", "eos", "pad")
   for key in cfg:
     if key not in options:
       raise ValueError(names.unknown("field of processor.tokenizer", key, options))
   return cls(**cfg)
+
+
+def _fetch(path: str) -> str:
+  """The local copy of a file on the hub, "hf:OWNER/NAME[@REVISION]/FILE"."""
+  owner, _, rest = path.removeprefix("hf:").partition("/")
+  name, _, file = rest.partition("/")
+  if not file:
+    raise ValueError(f"processor.tokenizer.path={path!r} is not hf:OWNER/NAME/FILE")
+  from huggingface_hub import hf_hub_download
+
+  repo, _, revision = f"{owner}/{name}".partition("@")
+  try:
+    return hf_hub_download(repo, file, revision=revision or None)
+  except Exception as e:  # Of several libraries: no such name, no network, no permission.
+    why = str(e).strip().splitlines()[0]
+    raise ValueError(f"processor.tokenizer.path={path!r}: fetching it failed: {why}") from e
 
 
 def train(

@@ -135,6 +135,18 @@ def test_jsonl_fields_and_constants(tmp_path):
   )
 
 
+def test_jsonl_with_several_pictures(tmp_path):
+  lines = [
+    dict(record(0), image=["l.png", "/r.png"], mask="m.png"),
+    dict(record(1), image=["l.png", 4]),
+  ]
+  source = jsonl.Jsonl(write(tmp_path / "a.jsonl", lines), images="/pictures")
+  assert source[0]["image"] == ["/pictures/l.png", "/r.png"]
+  assert source[0]["mask"] == "/pictures/m.png"
+  with pytest.raises(BadExample, match="a.jsonl:2: field 'image' is not a path, nor a list"):
+    source[1]
+
+
 @pytest.mark.parametrize(
   "line,text",
   [

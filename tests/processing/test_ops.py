@@ -156,11 +156,16 @@ def test_every_op_of_the_table_runs_from_a_config(pictures, plain_model):
     "pack_prefix_suffix": dict(tokenizer=tokens, text_len=16),
     "mask_concat": dict(fields=("a", "b"), mask_ar=(0, 1), mask_loss=(0, 1), length=5),
     "keep": dict(fields=("image", "text")),
+    "template": dict(pattern="what is {text}?", to="question"),
+    "letter_choices": dict(choices="b", label="n"),
+    "frames": dict(count=3, field="b"),
+    "draw_box": dict(box="place"),
+    "read_mask": dict(field="image"),
   }
   assert set(cfgs) == set(ops.OPS)
   example = dict(
     id="x", image=pictures.encoded(pictures.scene(), "PNG"), text="ab", prefix="p", suffix="S",
-    a=[4], b=[5, 6],
+    a=[4], b=[5, 6], n=1, place=[0.1, 0.2, 0.8, 0.9],
   )  # fmt: skip
   before = dict(example)
   for name, kwargs in cfgs.items():

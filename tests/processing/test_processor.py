@@ -45,6 +45,42 @@ def test_prefix_lm(tok, example):
   np.testing.assert_array_equal(prompt["image"], row["image"])
 
 
+def test_several_pictures(tok, example, pictures):
+  """Slots without a picture have item 0; nobody sees their placeholders, the text moves up."""
+  image, other = pictures.scene(), pictures.scene(40, 40)[:, ::-1]
+  p = processor.make(
+    dict(image=dict(size=(16, 24), count=3), text_len=20),
+    tokenizer=tok,
+    image_tokens=18,
+    grid=(2, 3),
+  )
+  two = p(dict(example, image=[image, other]), rng())
+  one = make(tok)(dict(example, image=image), rng())
+  assert two["image"].shape == (3, 16, 24, 3) and two["image_item"].tolist() == [1, 2, 0]
+  np.testing.assert_array_equal(two["image"][0], one["image"][0])
+  assert two["image"][1].any() and not two["image"][2].any()
+  assert two["media_index"].tolist() == [*range(18), *[-1] * 20]
+  assert two["segment"].tolist() == [1] * 12 + [0] * 6 + one["segment"][6:].tolist()
+  for key in ("positions", "order"):
+    assert two[key][:12].tolist() == [*range(12)]
+    assert two[key][18:].tolist() == [*range(12, 32)]
+  np.testing.assert_array_equal(two["tokens"][18:], one["tokens"][6:])
+  np.testing.assert_array_equal(two["block"][18:], one["block"][6:])
+  np.testing.assert_array_equal((two["read"] - 12)[:3], one["read"][:3])
+  np.testing.assert_array_equal(two["labels"], one["labels"])
+  stacked = p(dict(example, image=np.stack([image, image])), rng())
+  assert stacked["image_item"].tolist() == [1, 2, 0]
+  assert p.prompt(dict(example, image=image))["image_item"].tolist() == [1, 0, 0]
+  assert {k: (v.shape, v.dtype) for k, v in two.items()} == p.spec()
+  for wrong in ([], [image] * 4):
+    with pytest.raises(BadExample, match=f"e: has {len(wrong)} images, but .*count=3"):
+      p(dict(example, image=wrong), rng())
+  with pytest.raises(BadExample, match="has 2 images, but processor.image.count=1"):
+    make(tok)(dict(example, image=[image, image]), rng())
+  with pytest.raises(ValueError, match="count=2 is for kind='prefix_lm'"):
+    make(tok, "contrastive", image=dict(size=16, count=2))
+
+
 def test_contrastive(tok, example):
   p = make(tok, "contrastive")
   row = p(example, rng())
