@@ -1,7 +1,7 @@
 """SigLIP (arXiv 2303.15343) and SigLIP 2 (arXiv 2502.14786): `siglip:variant=B/16,res=224`.
 
-Sizes: B/16 at 224, 256, 384, 512; L/16 at 256, 384; So400m/14 at 224, 384. With `version=2` also B/32
-at 256, So400m/16 and g-opt/16 at 256, 384.
+Sizes: B/16 at 224, 256, 384, 512; L/16 at 256, 384; So400m/14 at 224, 384. With `version=2` also
+B/32 at 256, So400m/16 and g-opt/16 at 256, 384.
 """
 
 from bigvlm import config
