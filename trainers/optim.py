@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bigvlm.trainers import adam8 as adam8_lib
 from bigvlm.trainers import schedule as schedule_lib
 from bigvlm.utils import names as names_lib
 from bigvlm.utils import tree as tree_lib
@@ -155,7 +156,14 @@ def sgd() -> optax.GradientTransformation:
   return optax.identity()
 
 
-KINDS = {"adam": adam, "muon": muon, "adafactor": adafactor, "momentum": momentum, "sgd": sgd}
+KINDS = {
+  "adam": adam,
+  "adam8": adam8_lib.adam8,
+  "adafactor": adafactor,
+  "muon": muon,
+  "momentum": momentum,
+  "sgd": sgd,
+}
 # Every stage record has these as defaults; a kind that lacks them passes over them.
 _ADAM_ONLY = ("b1", "b2", "eps", "mu_dtype")
 
