@@ -1,6 +1,6 @@
 """Decoders: transformers' inputs to a batch, forward and greedy generation.
 
-A forward pass gives logits at every position, generation reads the last real one. Three tables by
+A forward pass gives logits at every position, generation reads the last one. Three tables by
 kind of inputs: `BATCHES`, (model, inputs, last) -> Batch; `KINDS`, (model, inputs) -> outputs;
 `GENERATORS`, (model, inputs, max_new_tokens) -> ids.
 """
@@ -23,7 +23,7 @@ def lm_batch(model: Any, given: Mapping[str, Any], last: bool) -> Batch:
   """A text model's batch.
 
   Args:
-    model: `HubModel`. given: inputs of transformers. last: read the last real position only.
+    model: `HubModel`. given: inputs of transformers. last: read the last column only.
 
   Raises:
     ValueError: an input that is missing, unknown, of another shape or out of range.
@@ -105,14 +105,19 @@ def _text(
   column = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
   mask = _like(tokens, given, "attention_mask")
   positions = given.get("position_ids")
-  segment = np.ones_like(tokens) if mask is None else (mask > 0).astype(np.int32)
-  if positions is None:
+  # Padding looks at what a real token in its place would see; nothing sees it.
+  segment = np.ones_like(tokens) if mask is None else np.where(mask > 0, 1, -1)
+  if positions is None and last and mask is not None:
+    # The reference numbers real tokens when it generates, and goes on from the last column's.
+    positions = np.where(mask > 0, np.cumsum(mask > 0, axis=1) - 1, 0).astype(np.int32)
+    positions = positions + np.int32(first)
+  elif positions is None:
     positions = column + np.int32(first)
   else:
     if positions.ndim != 2 or positions.shape[0] not in (1, rows) or positions.shape[1] != length:
       raise ValueError(f"position_ids is {list(positions.shape)}, not {[rows, length]}")
     positions = np.broadcast_to(positions, tokens.shape).astype(np.int32)
-  read = np.where(segment > 0, column, 0).max(axis=1, keepdims=True) if last else column
+  read = column[:, -1:] if last else column
   spec = MaskSpec(segment.astype(np.int32), np.cumsum(ar, axis=1, dtype=np.int32), column)
   return Text(tokens, spec, positions, np.full_like(tokens, -1), read)
 

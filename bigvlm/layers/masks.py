@@ -12,6 +12,7 @@ query is less than `window` positions ahead. `block` is the cumulative sum of
 """
 
 import jax
+import jax.numpy as jnp
 
 from bigvlm.types import MaskSpec
 
@@ -26,8 +27,11 @@ def visible(
     keys: spec of the S key positions, the same struct or that of a cache.
     window: 0 = unlimited, else how far back a query looks (itself included).
     cut_blocks: whether the window also hides the query's own block.
+
+  A negative segment is padding that looks, as that of transformers does: a query of its example and
+  never a key.
   """
-  same = queries.segment[:, :, None] == keys.segment[:, None, :]
+  same = jnp.abs(queries.segment)[:, :, None] == keys.segment[:, None, :]
   see = same & (keys.segment > 0)[:, None, :]
   see &= keys.block[:, None, :] <= queries.block[:, :, None]
   if window:

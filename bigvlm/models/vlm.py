@@ -47,7 +47,7 @@ class VLM(nn.Module):
 
   def step(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
     """One token a row: int32 [B] -> logits [B, V] and the cache with one more column."""
-    seen = cache.mask.segment > 0
+    seen = cache.mask.segment != 0  # Padding that looks has a place in its row too.
 
     def after(x):  # The next value of a row: one past its largest so far.
       return jnp.max(jnp.where(seen, x, -1), axis=1, keepdims=True) + 1

@@ -38,6 +38,8 @@ LIVE_ONLY = (
   "siglip2_fixed",
   "siglip_masked",
 )
+# Also with their rows padded on the right.
+RIGHT = ("gemma", "gemma2")
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "hub"
 
 
@@ -49,6 +51,18 @@ def make(name: str) -> None:
     made = RECIPES[name](seed)
     reference.save(made, folder, old=seed == 1)
     np.savez_compressed(folder / "io.npz", **reference.record(made))
+    if name in RIGHT and seed == 0:
+      np.savez_compressed(folder / "right.npz", **right(made))
+
+
+def right(made: tuple) -> dict[str, np.ndarray]:
+  """The record of a text model whose rows are padded on the right, every position compared."""
+  model, inputs, options = made
+  lengths = inputs["attention_mask"].sum(axis=1)
+  rows = zip(inputs["input_ids"], inputs["attention_mask"], lengths, strict=True)
+  ids, mask = zip(*((np.roll(a, n), np.roll(m, n)) for a, m, n in rows), strict=True)
+  turned = dict(input_ids=np.stack(ids), attention_mask=np.stack(mask))
+  return reference.record((model, turned, options | dict(mask=None, prompts=turned)))
 
 
 def main() -> None:

@@ -27,6 +27,5 @@ def columns(cache: Cache | None, mask: MaskSpec) -> MaskSpec:
 
 def advance(cache: Cache, layers: Any, keys: MaskSpec, fused: Fused) -> Cache:
   """The cache after `fused` [B, L, D]: its layers and columns, next column, next positions."""
-  last = jnp.max(jnp.where(fused.mask.segment > 0, fused.positions, -1), axis=1)
-  pos = jnp.maximum(cache.pos, last + 1)
+  pos = jnp.take_along_axis(fused.positions, fused.read[:, -1:], axis=1)[:, 0] + 1
   return cache.replace(layers=layers, mask=keys, index=cache.index + fused.x.shape[1], pos=pos)
