@@ -48,12 +48,13 @@ test: setup
 
 # The reference lives in .venv beside bigvlm, which never imports it; what is pinned stays.
 parity: setup
-	@echo "[make] installing the reference: transformers and torch"
+	@echo "[make] installing the reference: transformers, torch and peft"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 \
-	  transformers==5.23.0
+	  transformers==5.23.0 peft==0.21.2
 	@echo "[make] comparing with the reference"
 	@$(BIN)/python -m tests.parity.live $(PARITY_ARGS)
 	@$(BIN)/python -m tests.parity.processors_live
+	@$(BIN)/python -m tests.parity.peft_live
 
 bench: setup
 	@echo "[make] measuring"

@@ -64,7 +64,7 @@ EXTRAS = {
     "wheel>=0.45",
   ],
   # The reference that `make parity` compares with, at the versions it is compared with.
-  "parity": ["torch==2.13.0", "transformers==5.23.0"],
+  "parity": ["peft==0.21.2", "torch==2.13.0", "transformers==5.23.0"],
   # What `make bench` measures bigvlm against. Never needed to use bigvlm.
   "bench": [
     "open_clip_torch>=2.30",

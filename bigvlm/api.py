@@ -42,6 +42,7 @@ class Model:
     self.params = params
     self.processor = processor
     self.mesh = mesh
+    self._cut: tuple[Any, tuple[nn.Module, Any]] | None = None
 
   def generate(
     self,
@@ -111,11 +112,13 @@ class Model:
     rows = [self.processor(e, rng) for e in _examples([_BLANK] * len(texts), text=texts)]
     return self._map(_embed_text, rows, batch_size)
 
-  @functools.cached_property
+  @property
   def _decoding(self) -> tuple[nn.Module, Any]:
-    """The module that unrolls its layers, and the parameters cut to match."""
-    module = build.model(self.config["model"], dtype=self.config["dtype"], layers="loop")
-    return module, generate.unstack(self.params)
+    """The module that unrolls its layers, and the parameters cut to match; kept while they last."""
+    if self._cut is None or self._cut[0] is not self.params:
+      module = build.model(self.config["model"], dtype=self.config["dtype"], layers="loop")
+      self._cut = (self.params, (module, generate.unstack(self.params)))
+    return self._cut[1]
 
   def _needs(self, slot: str, call: str) -> None:
     if not hasattr(self.module, slot):

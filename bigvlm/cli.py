@@ -7,6 +7,7 @@ exit codes are those of the run.
 import argparse
 import importlib
 import json
+import math
 import os
 import sys
 import textwrap
@@ -64,10 +65,11 @@ examples:
   bigvlm convert checkpoint_dir other_dir --dtype=bfloat16    with floating tensors cast
   bigvlm convert model_dir model.npz                          big_vision's names, where it has them
   bigvlm convert workdir/mine out --like google/paligemma-3b-pt-224   what was fine-tuned
+  bigvlm convert workdir/mine out --adapter                   its LoRA adapters alone, for PEFT
 Names, shapes and dtypes of the tensors are those of SRC unless --dtype says otherwise; tensors
 that no forward pass reads go along. DST is a directory, or a file that ends in .npz (its big_vision
 config goes beside it). The workdir of a run is written in the form of the checkpoint that --like
-names, by default the one that a stage of its config started from.
+names, by default the one that a stage of its config started from; LoRA adapters are merged.
 """
 
 _INFO = """\
@@ -78,6 +80,9 @@ examples:
   bigvlm info configs/quickstart.py         the same for the model of each stage of a config
   bigvlm info google/siglip-base-patch16-224   a checkpoint (also a directory): what it is, and
                                             which of its tensors became which parameter
+  bigvlm info transfers/paligemma:task=vqav2 --train --mesh fsdp=8
+                                            what training holds on each of 8 devices; with
+                                            --compile also what a step needs (takes minutes)
 """
 
 
@@ -159,9 +164,17 @@ def predict(argv: list[str]) -> None:
 
 def info(argv: list[str]) -> None:
   """Show what a model consists of, without making it."""
-  parser = _parser("info", "[NAME | CONFIG]", info.__doc__, _INFO)
+  usage = "[NAME | CONFIG] [--train [--mesh AXIS=N,...] [--compile] [--config.FIELD=VALUE ...]]"
+  parser = _parser("info", usage, info.__doc__, _INFO)
   parser.add_argument("name", metavar="NAME", nargs="?", help="a published size or a config")
-  args = parser.parse_args(argv)
+  parser.add_argument("--train", action="store_true", help="memory of the stages of a CONFIG")
+  parser.add_argument("--mesh", metavar="AXIS=N,...", help="data=1,fsdp=8 in place of the config's")
+  parser.add_argument("--compile", action="store_true", help="XLA's plan of each step as well")
+  args, overrides = parser.parse_known_args(argv)
+  if overrides and not (args.train and all(o.startswith("--config.") for o in overrides)):
+    parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+  if args.train:
+    return _memory(args, overrides)
   zoo = importlib.import_module("bigvlm.zoo")
   if not args.name:
     print("\n".join(zoo.names()))
@@ -171,9 +184,30 @@ def info(argv: list[str]) -> None:
     print(zoo.info(args.name))
 
 
+def _memory(args: argparse.Namespace, overrides: list[str]) -> None:
+  """What training a config holds on each device of a mesh, which need not be there."""
+  if not args.name:
+    raise ValueError("info --train needs a config")
+  mesh = {}
+  for part in filter(None, (args.mesh or "").split(",")):
+    axis, _, size = part.partition("=")
+    if not size.isdigit() or int(size) < 1:
+      raise ValueError(f"--mesh wants AXIS=N,... such as data=2,fsdp=8, not {part!r}")
+    mesh[axis] = int(size)
+  count = math.prod(mesh.values())
+  if count > 1:  # Shapes need devices to be cut over, and any will do.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    flag = f"--xla_force_host_platform_device_count={count}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+  config = importlib.import_module("bigvlm.config")
+  memory = importlib.import_module("bigvlm.trainers.memory")
+  found, _, _ = config.parse_argv([args.name, *overrides])
+  print(memory.table(found, mesh=mesh, compiled=args.compile))
+
+
 def convert(argv: list[str]) -> None:
   """Read a checkpoint and write it again: another place, dtype or format."""
-  usage = "SRC DST [--dtype DTYPE] [--like NAME] [--verify HOW]"
+  usage = "SRC DST [--dtype DTYPE] [--like NAME] [--adapter] [--verify HOW]"
   parser = _parser("convert", usage, convert.__doc__, _CONVERT)
   parser.add_argument("src", metavar="SRC", help="a hub id, a directory or an .npz file")
   parser.add_argument("dst", metavar="DST", help="a directory to write, or a file NAME.npz")
@@ -182,8 +216,20 @@ def convert(argv: list[str]) -> None:
     "--verify", default="full", help="digests of SRC: full (default), sample or off"
   )
   parser.add_argument("--like", metavar="NAME", help="whose form the workdir of a run is given")
+  parser.add_argument(
+    "--adapter", action="store_true", help="a run's LoRA adapters alone, for PEFT"
+  )
   args = parser.parse_args(argv)
   read = importlib.import_module("bigvlm.hub.load")
+  if args.adapter:
+    if not read.is_run(args.src) or args.dtype or args.dst.endswith(".npz"):
+      parser.error("--adapter writes the adapters of a run as they are into a directory")
+    finetuned = importlib.import_module("bigvlm.trainers.finetuned")
+    model = finetuned.load(args.src, like=args.like, adapters=True)
+    base = finetuned.base(args.src, args.like)
+    importlib.import_module("bigvlm.lora").save_peft(model, args.dst, base=base)
+    log.line(f"written: {args.dst}")
+    return
   if read.is_run(args.src):
     finetuned = importlib.import_module("bigvlm.trainers.finetuned")
     model = finetuned.load(args.src, like=args.like, dtype=args.dtype)

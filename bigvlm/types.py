@@ -56,8 +56,8 @@ class MaskSpec:
   """Who sees whom, as three int32 [B, L] vectors (see `bigvlm.layers.masks`).
 
   Attributes:
-    segment: example of each position within the row; 0 = padding, negative = padding that looks (see
-      `layers.masks.visible`).
+    segment: example of each position within the row; 0 = padding, negative = padding that
+      looks (see `layers.masks.visible`).
     block: cumulative sum of `mask_ar` within the example: a query sees keys of
       its own and earlier blocks. All 0 = bidirectional, 0,1,2.. = causal.
     order: index within the example; windows are measured in it.

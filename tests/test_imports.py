@@ -36,17 +36,19 @@ ALLOWED = {
   "beam": (*CORE, "generate", "beam"),
   "testing": (*CORE, "build", "config", "testing"),
   "api": (*CORE, "build", "generate", "api", "config"),
+  "lora": ("utils", "hub.peft"),
   "zoo": (*CORE, "build", "config", "configs", "zoo"),
   # The table and the families of checkpoints; `load` also opens workdirs of runs.
-  "hub": (*CORE, "build", "sampling", "generate", "beam", "api", "config", "hub"),
+  "hub": (*CORE, "build", "sampling", "generate", "beam", "api", "config", "lora", "hub"),
   "hub.load": (*CORE, "build", "api", "config", "zoo", "hub", "trainers.evaluate"),
+  "hub.peft": (*CORE, "lora", "hub", "trainers.finetuned"),
   "hub.info": (*CORE, "zoo", "hub"),
   "configs": ("config", "configs", "utils"),
   "data": ("processing", "data", "utils"),
   "evaluators": TOP,
-  "trainers": (*TOP, "zoo", "hub", "trainers"),
+  "trainers": (*TOP, "zoo", "hub", "lora", "trainers"),
   "trainers.train": (*TOP, "hub", "trainers", "cli"),
-  "cli": (*TOP, "zoo", "hub", "trainers"),
+  "cli": (*TOP, "zoo", "hub", "lora", "trainers"),
 }
 # Never imported at the top of a file of these parts: they start slowly, or do not belong there.
 HEAVY = ("tensorflow_datasets", "sklearn", "matplotlib", "tensorboardX", "orbax", "scipy", "grain")

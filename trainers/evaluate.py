@@ -10,7 +10,7 @@ from bigvlm import api
 from bigvlm import config as config_lib
 from bigvlm.data import mixture
 from bigvlm.evaluators import table
-from bigvlm.trainers import launch, report, saved, stages
+from bigvlm.trainers import launch, layered, report, saved, stages
 from bigvlm.trainers import state as state_lib
 from bigvlm.utils import tree as tree_lib
 
@@ -36,7 +36,8 @@ def model(config: Any, built: stages.Built, tensors: Mapping[str, jax.Array]) ->
       )
   plain = config_lib.plain(config)
   resolved = {**plain, "model": built.stage.model, "processor": built.stage.processor}
-  return api.Model(resolved, built.module, tree_lib.unflatten(flat), built.processor, built.mesh)
+  module, params = layered.plain(built.module, tree_lib.unflatten(flat))
+  return api.Model(resolved, module, params, built.processor, built.mesh)
 
 
 def run_one(

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from bigvlm import lora
 from bigvlm.hub import load as hub_load
 from bigvlm.hub.model import HubModel
 from bigvlm.trainers import evaluate, saved
@@ -14,7 +15,11 @@ from bigvlm.utils import tree as tree_lib
 
 
 def load(
-  workdir: str | pathlib.Path, *, like: str | None = None, dtype: str | None = None
+  workdir: str | pathlib.Path,
+  *,
+  like: str | None = None,
+  dtype: str | None = None,
+  adapters: bool = False,
 ) -> HubModel:
   """The model of a run with the names, the files and the dtypes of the checkpoint it began with.
 
@@ -22,15 +27,13 @@ def load(
     workdir: a workdir, or a checkpoint folder in it (see `saved.locate`).
     like: that checkpoint; by default what `init.source` of one of the run's stages names.
     dtype: of the floating tensors; None = those of the checkpoint.
+    adapters: whether LoRA adapters stay beside their kernels; they are merged into them else.
 
   Raises:
     ValueError: the run names no such checkpoint, or trained a model of other shapes (names the
       tensor and both).
   """
-  config, _, _, _ = saved.locate(workdir)
-  like = like or _source(config)
-  if like is None:
-    raise ValueError(f"{workdir} started from no checkpoint of others; name one with --like")
+  like = base(workdir, like)
   trained = evaluate.load(workdir)
   model = hub_load.load(like)
   if "image" in trained.config["processor"] and model.system.image_size is not None:
@@ -39,15 +42,28 @@ def load(
     if size != model.system.image_size:
       model = hub_load.resized(model, size)
   out = copy.copy(model)
-  out.params = _fitted(model.params, trained.params, str(workdir), like)
+  params = lora.strip(trained.params) if adapters else lora.merge(trained.params)[0]
+  out.params = _fitted(model.params, params, str(workdir), like)
+  if adapters:
+    flat = tree_lib.flatten(trained.params).items()
+    beside = {name: x for name, x in flat if lora.is_leaf(name)}
+    out.params = tree_lib.unflatten({**tree_lib.flatten(out.params), **beside})
   out.dtype = dtype
   return out
 
 
-def _source(config: Mapping[str, Any]) -> str | None:
-  """The first checkpoint of others that a stage starts from."""
-  found = [s["init"]["source"] for s in config["stages"]]
-  return next((s for s in found if hub_load.is_checkpoint(s)), None)
+def base(workdir: str | pathlib.Path, like: str | None = None) -> str:
+  """`like`, or the first checkpoint of others that a stage of a run starts from.
+
+  Raises:
+    ValueError: there is none.
+  """
+  config: Mapping[str, Any] = saved.locate(workdir)[0]
+  sources = [s["init"]["source"] for s in config["stages"]]
+  found = like or next((s for s in sources if hub_load.is_checkpoint(s)), None)
+  if found is None:
+    raise ValueError(f"{workdir} started from no checkpoint of others; name one with --like")
+  return found
 
 
 def _fitted(params: Any, trained: Any, run: str, like: str) -> Any:

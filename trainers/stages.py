@@ -17,11 +17,11 @@ import numpy as np
 
 from bigvlm import build as build_lib
 from bigvlm import config as config_lib
-from bigvlm import types
+from bigvlm import lora, types
 from bigvlm.layers import posemb
 from bigvlm.parallel import mesh as mesh_lib
 from bigvlm.parallel import sharding
-from bigvlm.trainers import optim, schedule
+from bigvlm.trainers import layered, optim, schedule
 from bigvlm.trainers import state as state_lib
 from bigvlm.trainers import step as step_lib
 from bigvlm.utils import tree as tree_lib
@@ -95,6 +95,8 @@ def resolve(config: Mapping, workdir: pathlib.Path) -> list[Stage]:
         f"{field}.accumulate={cfg['accumulate']} does not divide {field}.batch_size="
         f"{cfg['batch_size']}"
       )
+    if cfg["lora"]["rank"] and tuple(cfg["train"]) == (".*",):
+      cfg["train"] = lora.TRAINED
     out.append(Stage(index, cfg["name"], field, cfg, steps=_steps(cfg, field, workdir), **merged))
   return out
 
@@ -149,8 +151,13 @@ def build(config: Mapping, stage: Stage, workdir: pathlib.Path, devices=None) ->
   processor = build_lib.processor(stage.model, stage.processor, workdir)
   _check_vocabulary(stage, processor)
   objective = build_lib.objective(cfg["objective"], mesh)
-  init, batch = _init(module, processor, mesh), _abstract_batch(processor, mesh)
-  params = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
+  init, batch = _init(module, processor, mesh, stage), _abstract_batch(processor, mesh)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  params = jax.eval_shape(init, key)
+  wrapped = layered.wrap(module, params, _patterns(cfg), config["layers"], field)
+  if wrapped is not module:
+    module, init = wrapped, _apart(init)
+    params = jax.eval_shape(init, key)
 
   trainable, _ = state_lib.split(params, cfg["train"], f"{field}.train")
   tx = optim.make(cfg, trainable, stage.steps, field)
@@ -184,6 +191,12 @@ def build(config: Mapping, stage: Stage, workdir: pathlib.Path, devices=None) ->
     out_shardings=(layout, mesh_lib.replicated(mesh)),
   )
   return Built(stage, module, processor, objective, mesh, tx, init, params, abstract, step)
+
+
+def _patterns(cfg: Mapping) -> list[str]:
+  """The patterns of a stage over its own parameters."""
+  pairs = (*cfg["lr_mults"], *cfg["weight_decay"], *cfg["schedule"]["groups"])
+  return [*cfg["train"], *cfg["init"]["fresh"], *(pattern for pattern, _ in pairs)]
 
 
 def _check_vocabulary(stage: Stage, processor: Any) -> None:
@@ -232,11 +245,26 @@ def _abstract_batch(processor: Any, mesh: jax.sharding.Mesh) -> PyTree:
   return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in rows.items()}
 
 
-def _init(module: Any, processor: Any, mesh: jax.sharding.Mesh) -> Callable:
+def _apart(init: Callable) -> Callable:
+  """`init` with the layers apart, adapters included."""
+  return lambda key: tree_lib.unflatten(layered.cut(tree_lib.flatten(init(key))))
+
+
+def _init(module: Any, processor: Any, mesh: jax.sharding.Mesh, stage: Stage) -> Callable:
+  adapter, what = stage.cfg["lora"], f"{stage.field}.lora"
+
   def init(key):
     rows = _rows(processor, mesh)
     arrays = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in rows.items()}
-    return module.init({"params": key}, types.to_batch(arrays))["params"]
+    params = module.init({"params": key}, types.to_batch(arrays))["params"]
+    if not adapter["rank"]:
+      return params
+    try:
+      given = {**adapter, "rng": jax.random.fold_in(key, 1), "what": f"{what}.targets"}
+      return lora.add(params, **given)
+    except ValueError as e:
+      said = str(e)
+      raise ValueError(said if said.startswith(what) else f"{what}: {said}") from None
 
   return init
 
@@ -251,6 +279,8 @@ def carry(
 ) -> tuple[list[str], list[str]]:
   """Decides by name what goes over from `before` to `stage`.
 
+  Adapters that only `stage` has are initialised; their scale and dropout are always its own.
+
   Args:
     new: parameters of `stage`, anything with a shape.
     old: those of `before`.
@@ -264,11 +294,14 @@ def carry(
       neither carried nor dropped, or of another shape (with both shapes).
   """
   init, field = stage.cfg["init"], stage.field
+  new, old = ({n: x for n, x in t.items() if not lora.is_constant(n)} for t in (new, old))
   fresh = _matched(new, init["fresh"], f"{field}.init.fresh")
   drop = _matched(old, init["drop"], f"{field}.init.drop")
   same, resampled, wrong = [], [], []
   for name, leaf in new.items():
     if name in fresh:
+      continue
+    if name not in old and lora.is_leaf(name):
       continue
     if name not in old or name in drop:
       wrong.append(f"{name} {_shape(leaf)} is not in stage {before.name!r}: carry or init.fresh it")
@@ -295,7 +328,12 @@ def tensors(state: state_lib.TrainState) -> dict[str, jax.Array]:
 def check_start(first: Built, second: Built) -> None:
   """Raises ValueError if `second` cannot start from where `first` ends; see `carry`."""
   new, old = tree_lib.flatten(second.params), tree_lib.flatten(first.params)
+  old = jax.eval_shape(lambda: layered.conform(_zeros(old), new))
   carry(new, old, second.stage, first.stage)
+
+
+def _zeros(tree: PyTree) -> PyTree:
+  return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
 
 
 def _matched(tree: Mapping[str, Any], patterns: tuple[str, ...], what: str) -> set[str]:
@@ -334,7 +372,7 @@ def start(
   layout = jax.tree.map(lambda x: x.sharding, built.state)
   if old is not None:
     where = {**tree_lib.flatten(layout.params), **tree_lib.flatten(layout.frozen)}
-    have = state_lib.params_of(old)
+    have = layered.conform(state_lib.params_of(old), tree_lib.flatten(built.params))
     same, resampled = carry(tree_lib.flatten(built.params), have, stage, before)
     carried = {name: jax.device_put(have[name], where[name]) for name in same}
     for name in resampled:

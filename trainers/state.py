@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from bigvlm import lora
 from bigvlm.utils import tree as tree_lib
 
 PyTree = Any
@@ -45,12 +46,15 @@ class TrainState:
 def split(params: PyTree, patterns: Iterable[str], what: str) -> tuple[PyTree, PyTree]:
   """Cuts parameters into (trainable, frozen) by regular expressions over whole names.
 
+  Scale and dropout of low-rank adapters never train, whatever matches them.
+
   Raises:
     ValueError: a pattern matches no parameter, or nothing is left to train.
   """
   flat = tree_lib.flatten(params)
   hits = tree_lib.match(flat, patterns, what)
   train = {name: x for (name, x), hit in zip(flat.items(), hits, strict=True) if hit >= 0}
+  train = {name: x for name, x in train.items() if not lora.is_constant(name)}
   if not train:
     raise ValueError(f"{what} is empty: no parameter would train")
   frozen = {name: x for name, x in flat.items() if name not in train}

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from bigvlm import api
+from bigvlm import api, lora
 from bigvlm.ckpt import transfer
 from bigvlm.hub import bigvision_files, bigvision_inputs, decoding, human, inputs, save
 from bigvlm.hub.system import System
@@ -138,8 +138,10 @@ class HubModel(human.Human, api.Model):
       dtype: of the floating tensors; by default as in the files, or what `load` was asked for.
 
     Raises:
-      ValueError: a model that came from no such directory and that transformers has no class for.
+      ValueError: a model that came from no such directory and that transformers has no class for;
+        parameters with LoRA adapters.
     """
+    lora.refuse(self.params, "save_hf")
     save.save(self, directory, dtype or self.dtype)
 
   def save_npz(self, file: str | pathlib.Path, *, dtype: str | None = None) -> None:
@@ -151,8 +153,9 @@ class HubModel(human.Human, api.Model):
         asked for. Names and layout of the layers are that file's too.
 
     Raises:
-      ValueError: a model that big_vision does not have.
+      ValueError: a model that big_vision does not have; parameters with LoRA adapters.
     """
+    lora.refuse(self.params, "save_npz")
     bigvision_files.save(self, file, dtype or self.dtype)
 
 

@@ -54,6 +54,15 @@ def _einsum_bwd(eq, out_dtype, saved, g):
 einsum.defvjp(_einsum_fwd, _einsum_bwd)
 
 
+def scores(x: jax.Array, table: jax.Array) -> jax.Array:
+  """Products of x [B, K, D] with the rows of a table [V, D]: float32 [B, K, V]."""
+  if x.dtype != jnp.float32 or not 1 < x.shape[0] * x.shape[1] <= 16:
+    return einsum("bkd,vd->bkv", x, table, jnp.float32)
+  # XLA on a CPU repacks its second operand: let that be the small one. The barrier keeps it so.
+  y = jnp.einsum("vd,bkd->vbk", table.astype(x.dtype), x)
+  return jnp.moveaxis(jax.lax.optimization_barrier(y), 0, -1)
+
+
 class Linear(nn.Module):
   """Linear map over the trailing axes: `kernel` [*in, *out], optional `bias` [*out].
 
@@ -85,11 +94,45 @@ class Linear(nn.Module):
       return self.init(rng, flat, dtype).reshape(shape)
 
     kernel = self.param("kernel", init, self.shape, self.param_dtype)
-    y = einsum(self.eq, x.astype(self.dtype), kernel)
+    x = x.astype(self.dtype)
+    y = einsum(self.eq, x, kernel)
+    if self.has_variable("params", "lora_a"):
+      y = y + self._adapter(x, split)
     if self.bias:
       bias = self.param("bias", self.bias_init, self.shape[split:], self.param_dtype)
       y = y + bias.astype(self.dtype)
     return y
+
+  def _adapter(self, x: jax.Array, split: int) -> jax.Array:
+    """What a low-rank adapter beside the kernel adds: scale * b a dropout(x); see `bigvlm.lora`.
+
+    Raises:
+      ValueError: leaves that do not fit the kernel.
+    """
+    a, b, scale = (self.get_variable("params", f"lora_{name}") for name in ("a", "b", "scale"))
+    ins, outs = self.shape[:split], self.shape[split:]
+    rank = a.shape[-1]
+    if (a.shape, b.shape, scale.shape) != ((*ins, rank), (rank, *outs), ()):
+      raise ValueError(
+        f"{'/'.join(self.path)}: an adapter of shapes {a.shape}, {b.shape} and {scale.shape} is "
+        f"none for a kernel {self.shape} with {split} input axes"
+      )
+    if self.has_variable("params", "lora_dropout") and self.has_rng("dropout"):
+      x = _drop(x, self.get_variable("params", "lora_dropout"), self.make_rng("dropout"))
+    sides, out = self.eq.split("->")
+    left, right = sides.split(",")
+    first, second = right[:split], right[split:]
+    r = next(c for c in "rzyxw" if c not in self.eq)
+    inner = "".join(c for c in left if c not in first) + r
+    low = einsum(f"{left},{first}{r}->{inner}", x, a)
+    y = einsum(f"{inner},{r}{second}->{out}", low, b, jnp.float32)
+    return (y * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+def _drop(x: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:
+  """Dropout at a rate that is an array [], and so may differ from layer to layer."""
+  keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+  return jnp.where(keep, x * (1.0 / (1.0 - rate)).astype(x.dtype), jnp.zeros_like(x))
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -37,6 +37,16 @@ def test_a_killed_run_goes_on_bit_for_bit(which, request):
   assert got["equal"] == got["trials"], got
 
 
+def test_a_killed_run_with_adapters_goes_on_bit_for_bit(folder):
+  """R3 with LoRA: its dropout, and parameters that no optimiser knows."""
+  got = trials.resume_trials(1, folder / "lora", ONE, arg="lora")
+  assert got["equal"] == got["trials"], got
+  tensors = trials.straight(folder / "lora" / "straight")["tensors"]
+  trained = {name for name in tensors if name.startswith("params/")}
+  assert any(name.endswith("lora_b") for name in trained)
+  assert all("lora_" in name or "connector" in name for name in trained), trained
+
+
 def test_every_example_is_seen_in_turn_for_any_number_of_processes(one, two, folder):
   """R9 through the trainer: the global batches of one process and of two are the same."""
   ids = [trials.straight(folder / name / "straight")["ids"] for name in ("one", "two")]

@@ -50,6 +50,16 @@ def pair():
   )
 
 
+def adapted():
+  """Adapters on both towers, with dropout of their own, and the connector; the rest is frozen."""
+  targets = (".*/attn/[qo]", "decoder/.*/mlp/up", "encoders/image/patch")
+  return low(
+    init=dict(source="fresh"),
+    lora=dict(rank=3, alpha=6.0, targets=targets, dropout=0.2),
+    train=(".*/lora_[ab]", "connector/.*"),
+  )
+
+
 def low(**fields):
   return common.stage(
     **dict(
@@ -84,9 +94,12 @@ def high():
 
 
 def get_config(arg=None):
-  """`stages`: three stages, from contrastive to a doubled resolution; else the second alone."""
-  arg = config_lib.parse_arg(arg, stages=False, dropout=0.1)
-  stages = (low(init=dict(source="fresh")),)
+  """`stages`: three stages, from contrastive to a doubled resolution; else the second alone.
+
+  `lora`: the second alone, with adapters.
+  """
+  arg = config_lib.parse_arg(arg, stages=False, dropout=0.1, lora=False)
+  stages = (adapted() if arg.lora else low(init=dict(source="fresh")),)
   if arg.stages:
     fresh, drop = ("connector/.*", "decoder/.*"), ("text/.*", "t", "b", "encoders/image/pool/.*")
     stages = (pair(), low(init=dict(fresh=fresh, drop=drop)), high())

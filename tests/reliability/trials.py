@@ -139,26 +139,30 @@ def straight(workdir: pathlib.Path, layout: tuple = LAYOUTS[0], arg: str = "") -
   return outcome(workdir)
 
 
-def interrupted(workdir: pathlib.Path, layout: tuple, at: int, delay: float = 0.0) -> int:
+def interrupted(
+  workdir: pathlib.Path, layout: tuple, at: int, delay: float = 0.0, arg: str = ""
+) -> int:
   """Runs to batch `at` and `delay` seconds more, then SIGKILL to all; gives the batch reached."""
-  job = Job(workdir, layout=layout, sleep=0.1)
+  job = Job(workdir, layout=layout, arg=arg, sleep=0.1)
   job.until(lambda: position(workdir) >= at and saved(workdir, EVERY))
   time.sleep(delay)
   job.kill()
   return position(workdir)
 
 
-def resume_trials(count: int, workdir: pathlib.Path, layout: tuple, seed: int = 0) -> dict:
+def resume_trials(
+  count: int, workdir: pathlib.Path, layout: tuple, seed: int = 0, arg: str = ""
+) -> dict:
   """R3: killed by SIGKILL at any step and relaunched, against left alone."""
-  rng, want = random.Random(seed), straight(workdir / "straight", layout)
+  rng, want = random.Random(seed), straight(workdir / "straight", layout, arg)
   out = dict(trials=count, equal=0, killed_at=[], differ=[])
   for trial in range(count):
     where = workdir / f"killed-{trial}"
     at = rng.randint(EVERY + 1, STEPS - 8)
-    out["killed_at"].append(interrupted(where, layout, at, rng.uniform(0, 0.05)))
+    out["killed_at"].append(interrupted(where, layout, at, rng.uniform(0, 0.05), arg))
     if trial == 0:
       shutil.copytree(where, workdir / "half")
-    Job(where, layout=layout).done()
+    Job(where, layout=layout, arg=arg).done()
     got = outcome(where)
     differ = [key for key in want if got[key] != want[key]]
     out["equal"] += not differ
