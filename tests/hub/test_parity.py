@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import bigvlm
 from bigvlm.utils import tree
+from tests.parity import reference
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "hub"
 NAMES = sorted(f.name for f in FOLDER.iterdir() if f.is_dir())
@@ -73,7 +74,7 @@ def test_outputs_are_the_references(case):
 @each
 def test_greedy_ids_are_the_references(case):
   if "ids" in case.io:
-    ids = case.model.generate_hf(case.inputs, max_new_tokens=int(case.io["count"]))
+    ids = case.model.generate_hf(reference.prompts(case.io), max_new_tokens=int(case.io["count"]))
     np.testing.assert_array_equal(ids, case.io["ids"])
   else:  # An encoder, which says so.
     with pytest.raises(ValueError, match="generate"):

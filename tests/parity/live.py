@@ -47,7 +47,7 @@ def check(name: str, make: Any, seed: int, old: bool) -> dict[str, Any]:
       if not found <= max(BOUND, 3 * float(io[f"noise_{key}"])):  # NaN fails too.
         row["failed"].append(f"{key}: {found:.1e}")
     if "ids" in io:
-      ids = model.generate_hf(inputs, max_new_tokens=int(io["count"]))
+      ids = model.generate_hf(reference.prompts(io), max_new_tokens=int(io["count"]))
       row["ids"] = bool(np.array_equal(ids, io["ids"]))
       if not row["ids"]:
         row["failed"].append(f"ids: {ids.tolist()} for {io['ids'].tolist()}")

@@ -103,9 +103,17 @@ def record(made: tuple[Any, dict, dict]) -> dict[str, np.ndarray]:
   if options["mask"] is not None:
     io["mask"] = options["mask"]
   if options["generate"]:
-    io["ids"] = generate(model, options["prompts"] or inputs, options["generate"])
+    prompts = options["prompts"] or inputs
+    io["ids"] = generate(model, prompts, options["generate"])
+    io |= {f"prompt_{k}": v for k, v in prompts.items() if v is not inputs[k]}
     io["count"] = np.int64(options["generate"])
   return io
+
+
+def prompts(io: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """What the ids of a record were generated from."""
+  inputs = {k[3:]: v for k, v in io.items() if k.startswith("in_")}
+  return inputs | {k[7:]: v for k, v in io.items() if k.startswith("prompt_")}
 
 
 def _mask(name: str, mask: np.ndarray | None) -> np.ndarray | None:
