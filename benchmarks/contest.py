@@ -1,8 +1,9 @@
 """Several competitors, a process each, that take turns: a machine that drifts is fair to all.
 
-A competitor answers, line by line on its standard input: `step` (takes one step), `limit
-DTYPE` (measures the machine's matrix products), `facts`. Replies are JSON lines on the
-standard output that the process was started with; whatever libraries print goes to stderr.
+A competitor answers, line by line on its standard input: `step` (takes one step; `step NAME` where
+it has several), `limit DTYPE` (measures the machine's matrix products), `facts`. Replies are JSON
+lines on the standard output that the process was started with; whatever libraries print goes to
+stderr.
 """
 
 import importlib.metadata
@@ -38,8 +39,11 @@ def versions(*peers: str) -> dict[str, str]:
   return {name: importlib.metadata.version(package) for name, package in names.items()}
 
 
-def serve(make: Callable[[], tuple[Callable[[], Any], Mapping]], tiny: bool = False) -> None:
-  """The competitor's side: makes the step, takes it once, then answers until input ends."""
+Steps = Callable[[], Any] | Mapping[str, Callable[[], Any]]
+
+
+def serve(make: Callable[[], tuple[Steps, Mapping]], tiny: bool = False) -> None:
+  """The competitor's side: makes its steps, takes each once, then answers until input ends."""
   replies = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)
 
@@ -48,12 +52,16 @@ def serve(make: Callable[[], tuple[Callable[[], Any], Mapping]], tiny: bool = Fa
     replies.flush()
 
   start = time.perf_counter()
-  step, facts = make()
-  step()
+  steps, facts = make()
+  if not isinstance(steps, Mapping):
+    steps = {"": steps}
+  for step in steps.values():
+    step()
   reply(ready=time.perf_counter() - start)
   for line in sys.stdin:
     word, *rest = line.split()
     if word == "step":
+      step = steps["".join(rest)]
       start = time.perf_counter()
       step()
       reply(seconds=time.perf_counter() - start)
@@ -111,13 +119,7 @@ def run(
   fields, limit = dict(fields, dtype=dtype), 0.0
   players, times = {}, {}
   try:
-    for one in who:
-      try:
-        players[one] = Competitor(module, f"--serve={one}", *args)
-      except RuntimeError as e:
-        if one == "bigvlm":
-          raise
-        common.emit(name, who=one, error=str(e), **fields)
+    enter(players, name, module, who, args, **fields)
     times = {one: [] for one in players}
     for i in range(rounds):
       limit = max(limit, players["bigvlm"].ask(f"limit {dtype}")["flops"])
@@ -129,6 +131,20 @@ def run(
       player.close()
   for one, taken in times.items():
     _emit(name, one, taken, facts[one], facts["bigvlm"], limit, fields)
+
+
+def enter(players: dict[str, Competitor], name: str, module: str, who, args, **fields) -> None:
+  """Starts competitors into `players`; the arguments are those of `run`.
+
+  A peer that fails is emitted with `error`; without bigvlm there is no contest.
+  """
+  for one in who:
+    try:
+      players[one] = Competitor(module, f"--serve={one}", *args)
+    except RuntimeError as e:
+      if one == "bigvlm":
+        raise
+      common.emit(name, who=one, error=str(e), **fields)
 
 
 def _emit(name, who, taken, facts, ours, limit, fields) -> None:

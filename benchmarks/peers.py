@@ -144,8 +144,8 @@ def _siglip_open_clip(tiny: bool) -> tuple[Any, Callable]:
   return model, loss
 
 
-def _paligemma_transformers(tiny: bool) -> tuple[Any, Callable]:
-  import torch
+def _paligemma_model(tiny: bool) -> Any:
+  """The reduced PaliGemma of transformers with random weights."""
   import transformers
 
   vocab = 2048 if tiny else 32_768
@@ -168,7 +168,6 @@ def _paligemma_transformers(tiny: bool) -> tuple[Any, Callable]:
     num_attention_heads=2 if tiny else 8,
     num_key_value_heads=1,
     head_dim=16 if tiny else 64,
-    use_cache=False,
   )
   images = (vision["image_size"] // vision["patch_size"]) ** 2
   text["num_image_tokens"] = images
@@ -179,11 +178,25 @@ def _paligemma_transformers(tiny: bool) -> tuple[Any, Callable]:
     projection_dim=text["hidden_size"],
     hidden_size=text["hidden_size"],
   )
-  model = transformers.PaliGemmaForConditionalGeneration(config)
-  pixels, tokens = _data(
-    workloads.BATCH["paligemma"], vision["image_size"], vocab - 1, images + workloads.TEXT_LEN
-  )
+  return transformers.PaliGemmaForConditionalGeneration(config)
+
+
+def _paligemma_data(config: Any, rows: int, length: int) -> tuple[Any, Any, int]:
+  """Pixels, tokens with so many of text after those of the picture, and how many those are."""
+  vision, images = config.vision_config, config.text_config.num_image_tokens
+  pixels, tokens = _data(rows, vision.image_size, config.image_token_index, images + length)
   tokens[:, :images] = config.image_token_index
+  return pixels, tokens, images
+
+
+def _paligemma_transformers(tiny: bool) -> tuple[Any, Callable]:
+  import torch
+
+  model = _paligemma_model(tiny)
+  model.config.text_config.use_cache = False
+  pixels, tokens, images = _paligemma_data(
+    model.config, workloads.BATCH["paligemma"], workloads.TEXT_LEN
+  )
   labels, kinds = tokens.clone(), torch.zeros_like(tokens)
   labels[:, :images], kinds[:, images:] = -100, 1
   inputs = dict(
@@ -197,6 +210,36 @@ def _paligemma_transformers(tiny: bool) -> tuple[Any, Callable]:
     return model(pixel_values=pixels.to(dtype), **inputs).loss
 
   return model, loss
+
+
+def decode(dtype: str, rows: int, tiny: bool) -> tuple[Callable[[int], Any], dict]:
+  """Greedy generation by transformers, as many tokens as asked for: (tokens -> ids, facts).
+
+  Args:
+    dtype: of the weights. rows: prompts of `workloads.PROMPT` text tokens behind a picture.
+  """
+  import torch
+
+  torch.manual_seed(0)
+  model = _paligemma_model(tiny).to(getattr(torch, dtype)).eval()
+  model.generation_config.eos_token_id = None
+  model.generation_config.pad_token_id = 0
+  pixels, tokens, _ = _paligemma_data(model.config, rows, workloads.PROMPT)
+  inputs = dict(
+    input_ids=tokens,
+    attention_mask=torch.ones_like(tokens),
+    token_type_ids=torch.zeros_like(tokens),
+    pixel_values=pixels.to(model.dtype),
+  )
+
+  def generate(new: int):
+    with torch.inference_mode():
+      out = model.generate(**inputs, do_sample=False, max_new_tokens=new)
+    if out.shape[1] != tokens.shape[1] + new:
+      raise RuntimeError(f"transformers made {out.shape[1] - tokens.shape[1]} tokens, not {new}")
+    return out
+
+  return generate, dict(mode=dtype, versions=contest.versions("transformers"))
 
 
 def vit_forward(who: str, dtype: str, tiny: bool) -> tuple[Step, dict]:

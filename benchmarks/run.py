@@ -26,6 +26,7 @@ from benchmarks import common
 BENCHMARKS = {
   "train_step": (["--peers"], ["--tiny", "--rounds=2"]),
   "vit_forward": (["--peers"], ["--tiny", "--rounds=2"]),
+  "decode": (["--peers"], ["--tiny", "--rounds=2", "--starts=1", "--new=8"]),
   "losses": ([], ["--tiny"]),
   "input_pipeline": ([], ["--tiny"]),
   "checkpoint": ([], ["--mib=32", "--repeats=1"]),
@@ -34,7 +35,7 @@ BENCHMARKS = {
   "host_memory": ([], ["--tiny", "--rounds=1"]),
 }
 # What tells two lines apart; the other fields were measured.
-_KEYS = ("name", "who", "system", "kind", "dtype", "start", "n", "chunk", "mib", "layers")
+_KEYS = ("name", "who", "system", "kind", "dtype", "batch", "start", "n", "chunk", "mib", "layers")
 Lines = list[dict[str, Any]]
 
 
@@ -126,6 +127,37 @@ def _beyond(lines):
   return words, line["beyond"] <= 1.3
 
 
+def _generation(name: str, least: float):
+  """Both dtypes and batches; the worst of them has to do."""
+
+  def check(lines):
+    words, ratios = [], []
+    for dtype in ("float32", "bfloat16"):
+      for batch in (1, 8):
+        fields = dict(name=name, dtype=dtype, batch=batch)
+        ours, other = (find(lines, who=who, **fields) for who in ("bigvlm", "transformers"))
+        if ours is None or other is None:
+          continue
+        ratios.append(other["seconds"] / ours["seconds"])
+        speed = f"{ours['tokens_per_s']:.0f} tokens/s" if name == "decode" else _ms(ours)
+        words.append(f"{dtype} {batch}: {speed}, {ratios[-1]:.2f} times as fast")
+    return ("; ".join(words), min(ratios) >= least) if ratios else None
+
+  return check
+
+
+def _ms(line) -> str:
+  return f"{1000 * line['seconds']:.0f} ms"
+
+
+def _first_token(lines):
+  found = [find(lines, name="first_token", who="bigvlm", start=s) for s in ("cold", "warm")]
+  if None in found:
+    return None
+  cold, warm = (line["seconds"] for line in found)
+  return f"{cold:.2f} s, {warm:.2f} s", cold <= 1.0 and warm <= 0.3
+
+
 _BF16 = dict(dtype="bfloat16")
 MUSTS = (
   Must(
@@ -143,6 +175,17 @@ MUSTS = (
   Must(
     "Reduced PaliGemma, batch 4, bfloat16: no slower than transformers",
     _not_slower("train_step", "transformers", kind="paligemma", **_BF16),
+  ),
+  Must(
+    "Prefill of the reduced PaliGemma, batch 1 and 8: no slower than transformers",
+    _generation("prefill", 1.0),
+  ),
+  Must(
+    "Decoding 64 tokens, batch 1 and 8: 1.5 times as fast as transformers",
+    _generation("decode", 1.5),
+  ),
+  Must(
+    "First token: within 1 s with nothing compiled, 0.3 s with a compilation cache", _first_token
   ),
   Must("Sigmoid loss and gradients of 32,768 pairs: at most 1 GiB", _loss_memory),
   Must("Input pipeline, one core: no slower than plain grain + OpenCV", _pipeline),
@@ -225,12 +268,13 @@ def _versions(lines: Lines) -> str:
 
 
 def _row(line: dict[str, Any]) -> str:
-  shown = ("who", "system", "kind", "n", "mib", "dtype", "mode", "start", "layers")
+  shown = ("who", "system", "kind", "n", "mib", "dtype", "batch", "mode", "start", "layers")
   what = ", ".join([line["name"]] + [str(line[k]) for k in shown if line.get(k) not in (None, "")])
   if "error" in line:
     return f"| {what} | - | {line['error']} |"
   units = dict(
     examples_per_s="{:.4g} examples/s",
+    tokens_per_s="{:.4g} tokens/s",
     images_per_second_per_core="{:.0f} images/s a core",
     gib_per_s="{:.2g} GiB/s",
     peak_rss_gib="peak {:.2f} GiB",

@@ -23,7 +23,7 @@ from benchmarks import common, contest
 _CACHE_FLAGS = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
 
 
-def _env(cache: pathlib.Path) -> dict[str, str]:
+def environment(cache: pathlib.Path) -> dict[str, str]:
   kept = {key: value for key, value in os.environ.items() if key not in _CACHE_FLAGS}
   return kept | {"BIGVLM_CACHE": str(cache)}
 
@@ -41,7 +41,7 @@ def _trainer(folder: pathlib.Path, cache: pathlib.Path, dtype: str, layers: str,
   start = time.perf_counter()
   with open(log, "w") as out:
     process = subprocess.Popen(
-      command, cwd=common.ROOT, env=_env(cache), stdout=out, stderr=subprocess.STDOUT
+      command, cwd=common.ROOT, env=environment(cache), stdout=out, stderr=subprocess.STDOUT
     )
   while not (line.exists() and "train/loss" in line.read_text()):
     if process.poll() is not None:

@@ -198,6 +198,26 @@ def encoder_operations(encoder: Any, tokens: int) -> float:
   return total
 
 
+PROMPT = 16  # Text tokens of a prompt that is generated from, after those of the picture.
+
+
+def prompts(rows: int, tiny: bool) -> tuple[dict, Any]:
+  """(model config of the reduced PaliGemma, `Batch` of random pictures and prompts on the host)."""
+  from bigvlm.types import Batch, MaskSpec, Media, Text
+
+  config = _paligemma(tiny)
+  size, vocab = 28 if tiny else 224, config["decoder"]["vocab"]
+  images, rng = (size // 14) ** 2, np.random.default_rng(0)
+  shape = rows, images + PROMPT
+  tokens = rng.integers(3, vocab, shape, dtype=np.int32)
+  index = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
+  mask = MaskSpec(np.ones(shape, np.int32), np.zeros(shape, np.int32), index)
+  at = np.where(index < images, index, np.int32(-1))
+  text = Text(tokens, mask, index, at, index[:, -1:])
+  pixels = rng.integers(0, 256, (rows, 1, size, size, 3), dtype=np.uint8)
+  return config, Batch(text, {"image": Media(pixels, np.ones((rows, 1), np.int32))})
+
+
 def _layers(tokens, width, depth, attention, hidden, inner=None) -> float:
   """Layers with `attention` weights and an MLP of width x hidden; `inner` = heads x head_dim."""
   products = 2 * tokens * (attention + width * hidden)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bigvlm import sampling as sampling_lib
 from bigvlm.sampling import GREEDY, Sampling
@@ -35,10 +36,18 @@ def unstack(params: dict) -> dict:
       out[name] = sub
     elif name[:1] == "g" and name[1:].isdigit():
       repeats = jax.tree.leaves(sub)[0].shape[0]
-      out[name] = {str(i): jax.tree.map(lambda x, i=i: x[i], sub) for i in range(repeats)}
+      out[name] = {str(i): jax.tree.map(lambda x, i=i: _layer(x, i), sub) for i in range(repeats)}
     else:
       out[name] = unstack(sub)
   return out
+
+
+def _layer(x: jax.Array, i: int) -> jax.Array:
+  """x[i]; on one CPU a view, for which nothing is compiled or copied."""
+  devices = x.devices()
+  if len(devices) > 1 or next(iter(devices)).platform != "cpu":
+    return x[i]
+  return jax.device_put(np.asarray(x)[i], *devices)
 
 
 class Generated(NamedTuple):

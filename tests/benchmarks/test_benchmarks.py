@@ -19,6 +19,7 @@ RUNS = {
   "train_step siglip": ["train_step", "--tiny", "--kinds=siglip", "--dtypes=bfloat16"],
   "train_step paligemma": ["train_step", "--tiny", "--kinds=paligemma", "--dtypes=float32"],
   "vit_forward": ["vit_forward", "--tiny", "--dtypes=bfloat16"],
+  "decode": ["decode", *run.BENCHMARKS["decode"][1], "--dtypes=float32", "--batches=1"],
   "losses": ["losses", "--tiny", "--kinds=sigmoid"],
   "checkpoint": ["checkpoint", *run.BENCHMARKS["checkpoint"][1]],
   "startup": ["startup", "--tiny", "--dtypes=float32", "--repeats=1"],
@@ -44,7 +45,7 @@ def test_emits_valid_lines(root, name):
   lines = lines_of(root, f"benchmarks.{module}", *flags)
   assert lines
   for line in lines:
-    assert line["name"].startswith((module, "sigmoid_loss"))
+    assert line["name"].startswith((module, "sigmoid_loss", "prefill", "first_token"))
     assert math.isfinite(line["seconds"])
     assert line["host"]["cores"] >= 1
     if module in ("train_step", "vit_forward"):
@@ -52,6 +53,10 @@ def test_emits_valid_lines(root, name):
       assert line["seconds"] >= line["best_seconds"] > 0
       assert line["fraction"] > 0 and line["peak_rss_gib"] > 0.05
   assert "| must |" in run.page(lines, [])
+  if module == "decode":
+    assert [line["name"] for line in lines] == ["prefill", "decode", "first_token", "first_token"]
+    assert lines[1]["tokens_per_s"] > 0
+    assert [line["start"] for line in lines[2:]] == ["cold", "warm"]
   if module == "startup":
     assert [line["start"] for line in lines] == ["cold", "warm"]
 
@@ -102,12 +107,21 @@ def test_page_says_what_holds():
     line(who="bigvlm", dtype="float32", fraction=0.64, gemm_gflops=480.0, **step),
     line(who="bigvlm", dtype="bfloat16", **step),
     line(who="transformers", dtype="bfloat16", **step) | dict(seconds=0.9),
+    line(name="decode", who="bigvlm", dtype="bfloat16", batch=8, tokens_per_s=300.0),
+    line(name="decode", who="transformers", dtype="bfloat16", batch=8) | dict(seconds=1.4),
+    line(name="first_token", who="bigvlm", start="cold"),
+    line(name="first_token", who="bigvlm", start="warm") | dict(seconds=0.3),
     line(name="checkpoint_blocking", system="bigvlm", mib=1024) | dict(seconds=0.05),
   ]
   rows = [row for row in run.page(lines, ["losses"]).splitlines() if row.startswith("|")]
   met = dict(zip((must.says for must in run.MUSTS), rows[2:], strict=False))
-  words = [met[must.says].split("|")[3].strip() for must in run.MUSTS]
-  assert words == ["yes", "**no**", "-", "-", "-", "-", "yes", "-"]
+  words = [(must.says[:8], met[must.says].split("|")[3].strip()) for must in run.MUSTS]
+  known = [("SigLIP B", "yes"), ("SigLIP B", "**no**"), ("Decoding", "**no**")]
+  assert [pair for pair in words if pair[1] != "-"] == [
+    *known,
+    ("First to", "yes"),
+    ("Saving 1", "yes"),
+  ]
   assert "`losses` failed" in run.page(lines, ["losses"])
 
 

@@ -185,7 +185,7 @@ class Decoder(nn.Module):
   def logits(self, x: jax.Array) -> jax.Array:
     """Hidden states [B, K, D] -> logits [B, K, V] in `logits_dtype`."""
     if self.tied:
-      y = dense.einsum("bkd,vd->bkv", x, self.embedding, jnp.float32)
+      y = dense.scores(x, self.embedding)
     else:
       y = dense.einsum("bkd,dv->bkv", x, self.head, jnp.float32)
     if self.final_softcap:

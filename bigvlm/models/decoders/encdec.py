@@ -214,7 +214,7 @@ class EncDec(nn.Module):
     if self.tied if self.scale_logits is None else self.scale_logits:
       x = x * jnp.asarray(self.width**-0.5, x.dtype)
     if self.tied:
-      y = dense.einsum("bkd,vd->bkv", x, self.embedding, jnp.float32)
+      y = dense.scores(x, self.embedding)
     else:
       y = dense.einsum("bkd,dv->bkv", x, self.head, jnp.float32)
     return y.astype(self.logits_dtype)
