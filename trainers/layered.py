@@ -122,11 +122,6 @@ class Layered:
       raise AttributeError(name)
     return getattr(self.module, name)
 
-  def init(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """As the module's, with the layers apart."""
-    params = self.module.init(*args, **kwargs)["params"]
-    return {"params": tree_lib.unflatten(cut(tree_lib.flatten(params)))}
-
   def apply(self, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
     """As the module's; nothing is copied: its loop takes layers apart (see `layers.blocks`)."""
     groups, out = dict(self.stacks), {}
