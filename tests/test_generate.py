@@ -248,3 +248,27 @@ def test_several_samples_of_a_module_that_scans_are_refused(lm):
       samples=2,
       sampling=GREEDY,
     )
+
+
+def searched(lm, ids, n, beams, penalty):
+  """Beam search in plain Python: only what has not ended lives on."""
+  live, best = [(0.0, [])], (-np.inf, None)
+  for count in range(1, n + 1):
+    grown = [
+      (total + score(lm, [*ids, *a], [t]), [*a, t]) for total, a in live for t in range(VOCAB)
+    ]
+    for total, answer in grown:
+      if answer[-1] == EOS and total / count**penalty > best[0]:
+        best = (total / count**penalty, answer)
+    live = sorted((g for g in grown if g[1][-1] != EOS), reverse=True)[:beams]
+  return best
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_an_answer_that_has_ended_takes_no_place_among_the_living(lm, beams):
+  how = dict(max_new_tokens=4, eos=EOS, beams=beams, pad=0, length_penalty=2.0)
+  out = beam.search(lm[0], lm[2], prompts(ROWS), **how)
+  for row, ids in enumerate(ROWS):
+    value, answer = searched(lm, ids, 4, beams, 2.0)
+    assert np.asarray(out.tokens[row]).tolist() == [*answer, 0, 0, 0][:4]
+    np.testing.assert_allclose(out.score[row], value, atol=1e-4)
