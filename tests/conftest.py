@@ -21,8 +21,15 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from bigvlm.utils import jaxcache  # noqa: E402
+from tests.parity import weights  # noqa: E402
 
 jaxcache.enable()
+
+
+def pytest_sessionstart(session) -> None:
+  """Draws the weights of the fixtures, before there are workers."""
+  if not hasattr(session.config, "workerinput"):
+    weights.restore_all(ROOT / "tests" / "fixtures")
 
 
 @pytest.fixture(scope="session")

@@ -4,24 +4,19 @@ from typing import Any
 
 import numpy as np
 
+from tests.parity import weights
+
 
 def randomise(model: Any, seed: int, scale: float = 0.2) -> Any:
-  """Draws every parameter of a torch model; norms around 1, so that all of them matter.
+  """Draws every parameter of a torch model (see `weights.draw`).
 
   Gives the model back in float32, for inference.
   """
   import torch
 
-  generator = torch.Generator().manual_seed(seed)
   with torch.no_grad():
     for name, p in model.named_parameters():
-      value = torch.randn(p.shape, generator=generator) * scale
-      # A matrix keeps the size of what it maps; its inputs are its last axes.
-      if p.ndim > 1:
-        value *= min(1.0, 2.0 / np.sqrt(np.prod(p.shape[1:])) / scale)
-      elif "norm" in name and name.endswith("weight"):
-        value += 1.0
-      p.copy_(value)
+      p.copy_(torch.from_numpy(weights.draw(name, tuple(p.shape), seed, scale)))
   return model.float().eval()
 
 

@@ -3,7 +3,8 @@
 Usage: python -m tests.parity.fixtures [NAME ...]
 
 Two of every recipe: seed 0 as transformers 5.23.0 writes it, seed 1 in the style of version 4
-with the tensor names of the hub's files; of variants in `ONCE` the second only.
+with the tensor names of the hub's files; of variants in `ONCE` the second only. Their weights are
+not stored (see `weights`).
 """
 
 import pathlib
@@ -12,7 +13,7 @@ import sys
 
 import numpy as np
 
-from tests.parity import reference
+from tests.parity import reference, weights
 from tests.parity.recipes import RECIPES
 
 # Parts of the others, or the same under other inputs or masks: one of each is enough.
@@ -50,6 +51,8 @@ def make(name: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     made = RECIPES[name](seed)
     reference.save(made, folder, old=seed == 1)
+    parameters = {k: v.detach().numpy() for k, v in made[0].named_parameters()}
+    weights.reduce(folder, parameters, seed)
     np.savez_compressed(folder / "io.npz", **reference.record(made))
     if name in RIGHT and seed == 0:
       np.savez_compressed(folder / "right.npz", **right(made))
