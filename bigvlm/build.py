@@ -10,20 +10,49 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from bigvlm.models import encoder as encoder_model
-from bigvlm.models import mask_codec, two_tower, vlm
-from bigvlm.models.connectors import linear
+from bigvlm.models import mask_codec, matching, two_tower, vlm
+from bigvlm.models.connectors import (
+  hybrid,
+  linear,
+  merger,
+  mlp,
+  pixel_shuffle,
+  plain,
+  qformer,
+  resampler,
+  tiles,
+)
 from bigvlm.models.connectors import pool as pool_connector
 from bigvlm.models.decoders import decoder, encdec
 from bigvlm.models.fusion import scatter
 from bigvlm.models.text import tower
-from bigvlm.models.vision import naflex, vit
+from bigvlm.models.vision import naflex, packed, padded, raw, sam, tiled, vit
 from bigvlm.types import Item
 from bigvlm.utils import names
 
-ENCODERS = {"vit": vit.ViT, "naflex": naflex.NaFlex}
+ENCODERS = {
+  "naflex": naflex.NaFlex,
+  "packed": packed.Packed,
+  "padded": padded.PaddedViT,
+  "raw": raw.Raw,
+  "sam": sam.Sam,
+  "tiled": tiled.TiledViT,
+  "vit": vit.ViT,
+}
 TEXTS = {"text_tower": tower.TextTower}
-CONNECTORS = {"linear": linear.LinearConnector, "pool": pool_connector.PoolConnector}
-FUSIONS = {"scatter": scatter.scatter}
+CONNECTORS = {
+  "hybrid": hybrid.HybridConnector,
+  "linear": linear.LinearConnector,
+  "merger": merger.Merger,
+  "mlp": mlp.MlpConnector,
+  "pixel_shuffle": pixel_shuffle.PixelShuffle,
+  "plain": plain.PlainConnector,
+  "pool": pool_connector.PoolConnector,
+  "qformer": qformer.QFormer,
+  "resampler": resampler.Resampler,
+  "tiles": tiles.TilesConnector,
+}
+FUSIONS = {"memory": scatter.memory, "scatter": scatter.scatter}
 DECODERS = {"decoder": decoder.Decoder, "encdec": encdec.EncDec}
 _SIZES = decoder.VARIANTS | encdec.VARIANTS
 
@@ -52,7 +81,7 @@ def _make(table: Mapping[str, Callable], cfg: Mapping, where: str, **common) -> 
   for key in fields:
     if key not in known or key in ("parent", "name"):
       raise ValueError(names.unknown(f"{where} field", key, set(known) - {"parent", "name"}))
-  fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+  fields = {k: _frozen(v) for k, v in fields.items()}
   missing = [
     key
     for key, field in known.items()
@@ -61,6 +90,15 @@ def _make(table: Mapping[str, Callable], cfg: Mapping, where: str, **common) -> 
   if missing:
     raise ValueError(f"{where} needs {', '.join(missing)}")
   return cls(**{k: v for k, v in common.items() if k in known} | fields)
+
+
+def _frozen(value: Any) -> Any:
+  """A field that a module can hash: lists as tuples, dicts frozen."""
+  if isinstance(value, list):
+    return tuple(value)
+  if hasattr(value, "items"):
+    return FrozenDict({k: _frozen(v) for k, v in value.items()})
+  return value
 
 
 def _variant(cfg: Mapping, sizes: Callable[[str], dict]) -> dict:
@@ -92,7 +130,8 @@ def _common(dtype: Mapping | None, layers: str, remat: str) -> dict:
 def encoder(cfg: Mapping, where: str = "model.encoders.image", **common) -> nn.Module:
   """A vision encoder from its config."""
   built = _make(ENCODERS, _variant(cfg, vit.decode_variant), where, **common)
-  for field, valid in (("stem", vit.STEMS), ("posemb", vit.POSEMBS), ("pool", vit.POOLS)):
+  valid_fields = (("stem", vit.STEMS), ("posemb", vit.POSEMBS), ("pool", vit.POOLS))
+  for field, valid in (*valid_fields, ("final_norm", vit.FINAL_NORMS)):
     if getattr(built, field, valid[0]) not in valid:
       raise ValueError(names.unknown(f"{where}.{field}", getattr(built, field), valid))
   return built
@@ -104,8 +143,8 @@ def model(
   """The module of `config.model`.
 
   Args:
-    cfg: `kind` is "encoder", "two_tower", "vlm", "lm" or "mask_codec"; the other fields are its
-      slots.
+    cfg: `kind` is "encoder", "two_tower", "matching", "vlm", "lm" or "mask_codec"; the other fields
+      are its slots.
     dtype: `config.dtype`. layers: "loop" or "scan". remat: "none", "dots" or "full".
 
   Raises:
@@ -115,6 +154,7 @@ def model(
   builders = {
     "encoder": lambda cfg, common: encoder_model.Encoders(FrozenDict(_encoders(cfg, common))),
     "two_tower": _two_tower,
+    "matching": _matching,
     "vlm": _vlm,
     "lm": _lm,
     "mask_codec": _mask_codec,
@@ -156,6 +196,14 @@ def _two_tower(cfg: Mapping, common: dict) -> nn.Module:
   if fields.get("scale_range"):
     fields["scale_range"] = tuple(fields["scale_range"])
   return two_tower.TwoTower(FrozenDict(encoders), built, **fields)
+
+
+def _matching(cfg: Mapping, common: dict) -> nn.Module:
+  fields = _slots(cfg, ("connector", "out_dim"))
+  encoders = {n: e.clone(pool="none") for n, e in _encoders(cfg, common).items()}
+  formers = {"qformer": CONNECTORS["qformer"]}
+  former = _make(formers, fields.get("connector", {}), "model.connector", out_dim=0, **common)
+  return matching.Matching(FrozenDict(encoders), former, fields.get("out_dim") or former.width)
 
 
 def _vlm(cfg: Mapping, common: dict) -> nn.Module:
@@ -221,7 +269,9 @@ def processor(model_cfg: Mapping, cfg: Mapping, workdir: str | pathlib.Path | No
     connector = model(model_cfg).connector
     count = cfg.get("image", {}).get("count", 1)
     rows = connector.rows([Item(slot, (1, *grid)) for slot in range(count)])
-    tokens = sum(map(len, rows))
+    # A memory is seen, not read: no token stands for it.
+    memory = model_cfg.get("fusion", {}).get("kind") == "memory"
+    tokens = 0 if memory else sum(map(len, rows))
   return processing.make(cfg, image_tokens=tokens, grid=grid, workdir=workdir)
 
 

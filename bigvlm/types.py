@@ -23,9 +23,10 @@ class Media:
       that is normalised already; or None.
     item: int32 [B, I] or, of patches, [B, N]: the picture each belongs to, unique in
       the row; 0 = padding. Tiles or frames of one item share its number.
-    patches: [B, N, P * P * 3], rows, columns and channels of each patch, dtypes as of
-      `pixels`; or None.
-    pos: int32 [B, N, 2], row and column of each patch in its picture's grid, 0 of padding.
+    patches: [B, N, T * P * P * 3], frames (where a patch has several), rows, columns and channels
+      of each patch, dtypes as of `pixels`; or None.
+    pos: int32 [B, N, 2 or more], row and column of each patch in its picture's grid, 0 of padding;
+      or what else the encoder says; or, of pixels, facts about each slot, [B, I, ...].
   """
 
   pixels: Array | None
@@ -45,10 +46,14 @@ class Features:
 
 @struct.dataclass
 class Soft:
-  """What a connector gives: rows `x` [B, S, D] of `item` int32 [B, S] (0 = padding)."""
+  """What a connector gives: rows `x` [B, S, D] of `item` int32 [B, S] (0 = padding).
+
+  `hidden` [B, I, L, D'] is what it had before its last map, of those that show it.
+  """
 
   x: Array
   item: Array
+  hidden: Array | None = None
 
 
 @struct.dataclass
@@ -78,6 +83,8 @@ class Text:
     positions: int32 [B, T], rope or table positions.
     media_index: int32 [B, T], row of `Soft.x` that replaces the embedding; -1 = text.
     read: int32 [B, K], positions whose logits are wanted.
+    see: int32 [B, T, 2 * R], what each position sees of a memory by cross-attention: R ranges
+      (first, last) of `Memory.label`, mostly one; (1, 0) is empty. None = all.
   """
 
   tokens: Array
@@ -85,6 +92,7 @@ class Text:
   positions: Array
   media_index: Array
   read: Array
+  see: Array | None = None
 
 
 @struct.dataclass
@@ -93,7 +101,8 @@ class Memory:
 
   Attributes:
     x: [B, S, D].
-    label: int32 [B, S], segment of each row: a token sees the rows of its own; 0 = padding.
+    label: int32 [B, S] of each row; 0 = padding. Of an encoder's output it is the segment, and a
+      token sees the rows of its own; of media it is their item, see `Text.see`.
   """
 
   x: Array
@@ -104,7 +113,7 @@ class Memory:
 class Fused:
   """What the decoder reads: `x` [B, L, D], `positions` [B, L], `mask`, `read` [B, K].
 
-  `memory` is what its cross-attention reads, or None.
+  `memory` is what its cross-attention reads, or None; `see` is that of `Text`.
   """
 
   x: Array
@@ -112,6 +121,7 @@ class Fused:
   mask: MaskSpec
   read: Array
   memory: Memory | None = None
+  see: Array | None = None
 
 
 @struct.dataclass
@@ -125,6 +135,7 @@ class Cache:
     pos: int32 [B], next position of each row.
     label: int32 [B, M], of the memory whose keys and values the layers hold (see `Memory`); None
       without cross-attention.
+    see: int32 [B, 2 * R], what the next tokens of each row see of it (see `Text`).
   """
 
   layers: Any
@@ -132,6 +143,7 @@ class Cache:
   index: Array
   pos: Array
   label: Array | None = None
+  see: Array | None = None
 
 
 @struct.dataclass
@@ -188,33 +200,50 @@ class Outputs:
 
 
 class Item(NamedTuple):
-  """Host-side fact about one slot: its number and the patch grid (t, h, w)."""
+  """Host-side facts about one picture or video of a row.
+
+  Attributes:
+    slot: its first slot or, of packed patches, the place of its first patch.
+    grid: patches (t, h, w) of one slot, or of the packed span.
+    tiles: (rows, columns) of slots that it was cut into.
+    size: (height, width) of the picture itself, in pixels; 0 where nobody needs it.
+    video: whether it is a video of t frames, for connectors that treat those in another way.
+    merge: side of the squares of patches that the encoder made one of.
+    keep: numbers of its tokens that stay, ascending; None = all.
+  """
 
   slot: int
   grid: tuple[int, int, int]
+  tiles: tuple[int, int] = (1, 1)
+  size: tuple[int, int] = (0, 0)
+  video: bool = False
+  merge: int = 1
+  keep: tuple[int, ...] | None = None
 
 
 def to_batch(arrays: dict[str, Array]) -> Batch:
   """Builds a `Batch` from the flat arrays of a processor (see `processing.processor`).
 
   Keys `NAME` + `NAME_item` are media of encoder NAME for every key that ends in
-  `_item`, patches where there is a `NAME_pos` too; `tokens segment block order positions
-  media_index read` are the text, the same with `target_` in front the target; `labels weights` what
-  is wanted; what is left goes to `extra`.
+  `_item`, with their `NAME_pos` where there is one (patches, unless they have five axes); `tokens
+  segment block order positions media_index read` and perhaps `see` are the text, the same with
+  `target_` in front the target; `labels weights` what is wanted; what is left goes to `extra`.
   """
   rest = dict(arrays)
   media = {}
   for key in sorted(k for k in arrays if k.endswith("_item")):
     name = key.removesuffix("_item")
     values, item, pos = rest.pop(name), rest.pop(key), rest.pop(f"{name}_pos", None)
-    media[name] = Media(values, item) if pos is None else Media(None, item, values, pos)
+    whole = pos is None or values.ndim == 5
+    media[name] = Media(values, item, None, pos) if whole else Media(None, item, values, pos)
 
   def text(prefix: str) -> Text | None:
     if prefix + "tokens" not in rest:
       return None
     names = ("tokens", "segment", "block", "order", "positions", "media_index", "read")
     tokens, segment, block, order, *others = (rest.pop(prefix + name) for name in names)
-    return Text(tokens, MaskSpec(segment, block, order), *others)
+    see = rest.pop(prefix + "see", None)
+    return Text(tokens, MaskSpec(segment, block, order), *others, see)
 
   texts = text(""), text("target_")
   labels, weights = rest.pop("labels", None), rest.pop("weights", None)

@@ -47,6 +47,8 @@ _BASE = dict(
   rules=(),  # ((regex, (axis or None per trailing dimension)), ...)
   remat="none",  # none | dots | full
   layers="loop",  # loop | scan
+  # XLA's, by name, for the training step and the initialisation; none = its defaults.
+  compiler_options=dict(),
   checkpoint=dict(every_steps=0, every_seconds=120.0, keep=2, keep_every=0, verify="full"),
   log=dict(every=50, tensorboard=True, profile_at=-1, profile_steps=5),
   loader=dict(threads=4, workers=0, prefetch=2),

@@ -16,6 +16,8 @@ def get_config(arg=None):
   c.processor = dict(kind="mask", image=dict(size=64))
   c.log.every = 1 if a.tiny else 25
   c.log.tensorboard = False
+  if a.tiny:
+    c.compiler_options = dict(xla_backend_optimization_level=0)
   c.checkpoint.keep = 1
   c.stages = (
     common.stage(

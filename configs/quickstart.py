@@ -95,6 +95,8 @@ def get_config(arg=None):
   )
   c.log.every = 5 if tiny else 50
   c.log.tensorboard = not tiny
+  if tiny:  # Its time is all compilation.
+    c.compiler_options = dict(xla_backend_optimization_level=0)
   c.checkpoint.every_seconds = 4.0 if tiny else 30.0
   c.loader.threads = 2
   c.prepare = dict(

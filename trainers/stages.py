@@ -89,6 +89,11 @@ def resolve(config: Mapping, workdir: pathlib.Path) -> list[Stage]:
       key: config_lib.plain(config_lib.merge(config[key], record[key]))
       for key in ("model", "processor", "mesh")
     }
+    for part in (merged["model"], merged["processor"], cfg["init"]):
+      if str(part.get("source", "")).startswith("workdir:"):
+        part["source"] = str(pathlib.Path(workdir) / part["source"].removeprefix("workdir:"))
+    if merged["model"].get("kind") == "checkpoint":
+      merged["model"] = _checkpoints().system(merged["model"].get("source", "")).model
     _check_patches(merged["model"], merged["processor"], f"{field} ({cfg['name']})")
     if cfg["accumulate"] < 1 or cfg["batch_size"] % cfg["accumulate"]:
       raise ValueError(
@@ -99,6 +104,13 @@ def resolve(config: Mapping, workdir: pathlib.Path) -> list[Stage]:
       cfg["train"] = lora.TRAINED
     out.append(Stage(index, cfg["name"], field, cfg, steps=_steps(cfg, field, workdir), **merged))
   return out
+
+
+def _checkpoints() -> Any:
+  """What reads checkpoints of others; imported for those runs only, which start with one."""
+  from bigvlm.hub import training
+
+  return training
 
 
 def _steps(cfg: dict, field: str, workdir: pathlib.Path) -> int:
@@ -148,7 +160,10 @@ def build(config: Mapping, stage: Stage, workdir: pathlib.Path, devices=None) ->
     layers=config["layers"],
     remat=config["remat"],
   )
-  processor = build_lib.processor(stage.model, stage.processor, workdir)
+  if stage.processor.get("kind") == "checkpoint":
+    processor = _checkpoints().make(stage.processor)
+  else:
+    processor = build_lib.processor(stage.model, stage.processor, workdir)
   _check_vocabulary(stage, processor)
   objective = build_lib.objective(cfg["objective"], mesh)
   init, batch = _init(module, processor, mesh, stage), _abstract_batch(processor, mesh)
@@ -189,8 +204,13 @@ def build(config: Mapping, stage: Stage, workdir: pathlib.Path, devices=None) ->
     donate_argnums=0,
     in_shardings=(layout, mesh_lib.batch_sharding(mesh)),
     out_shardings=(layout, mesh_lib.replicated(mesh)),
+    compiler_options=_compiler_options(config),
   )
   return Built(stage, module, processor, objective, mesh, tx, init, params, abstract, step)
+
+
+def _compiler_options(config: Mapping) -> dict[str, Any] | None:
+  return dict(config["compiler_options"]) or None
 
 
 def _patterns(cfg: Mapping) -> list[str]:
@@ -384,7 +404,9 @@ def start(
     params = tree_lib.unflatten({**tree_lib.flatten(built.init(key)), **carried})
     return state_lib.create(params, cfg["train"], built.tx, rng, reported, cfg["ema"] > 0)
 
-  made = jax.jit(make, out_shardings=layout)(fresh_key, jax.random.key_data(train_key), carried)
+  options = _compiler_options(config)
+  make = jax.jit(make, out_shardings=layout, compiler_options=options)
+  made = make(fresh_key, jax.random.key_data(train_key), carried)
   if old is not None and cfg["init"]["optimizer"] == "carry":
     made = made.replace(opt=_carry_optimizer(made.opt, old, stage))
   return made

@@ -25,6 +25,12 @@ def sides(axes: str, rank: int) -> tuple[list[list[str]], list[str]]:
   return groups, right.split()
 
 
+def stacked(axes: str) -> str:
+  """A pattern in which parameters take turns (`+`) as that of all of them stacked in front."""
+  left, right = axes.split("->")
+  return f"{left.replace('+', 'turn')} -> turn {right.strip()}"
+
+
 def stored_shape(axes: str, shape: Sequence[int]) -> tuple[int, ...]:
   """Shape of the stored tensor that becomes a parameter of `shape`."""
   groups, right = sides(axes, len(shape))

@@ -5,6 +5,7 @@ move. Axis sizes come from the parameters' shapes, so that a family's rules are 
 without numbers. A `*` in a parameter's name is the place of a stack (`g0/b1`): there the
 stored name has `{i}`, the number of the layer, and every layer is read into its row.
 A stored name that ends in `[{i}]` is itself stacked: layer i is row i of the tensor.
+With `*[NAME]` a rule is for the layers that have a NAME alone, and `{i}` counts those.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 _STACK = re.compile(r"g(\d+)/b(\d+)")
+_PLACE = re.compile(r"(.*?)(\*(?:\[\w+\])?)(.*)")
 
 
 class Rule(NamedTuple):
@@ -22,8 +24,10 @@ class Rule(NamedTuple):
     src: stored name.
     dst: name of the parameter, or of several that the tensor is cut into along axis `cut`.
     axes: einops pattern from a stored (and cut) tensor to one layer of the parameter, e.g.
-      "(h d) i -> i h d"; the right side has single names only. "" = the same axes.
-    cut: axis of the stored tensor along which it is cut into the `dst`s.
+      "(h d) i -> i h d"; the right side has single names only. "" = the same axes. A `+` among
+      the names of a stored axis, "(h + d) i -> i h d", is where the `dst`s, all of one shape, take
+      turns.
+    cut: axis of the stored tensor along which it is cut into the `dst`s, when they do not.
   """
 
   src: str
@@ -76,6 +80,11 @@ class Binding(NamedTuple):
   stacked: bool
   axes: str
   cut: int
+
+  @property
+  def turns(self) -> bool:
+    """Whether the `dsts` take turns along a stored axis."""
+    return "+" in self.axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,19 +142,26 @@ def _expand(rule: Rule, shapes: Mapping[str, Any]) -> list[Binding]:
     if not all(there):
       raise ValueError(f"rule {rule.src}: the model has only some of {', '.join(rule.dsts)}")
     return [Binding(rule.dsts, (rule.src,), False, rule.axes, rule.cut)]
-  before, _, after = rule.dsts[0].partition("*")
+  before, star, after = _PLACE.match(rule.dsts[0]).groups()
   groups = _groups(before, shapes)
   out, offset = [], 0
   for g, kinds in sorted(groups.items()):
-    period, repeats = max(kinds) + 1, max(kinds.values())
-    for b in sorted(kinds):
+    repeats = max(kinds.values())
+    places = list(range(max(kinds) + 1))
+    if star != "*":
+      places = [b for b in places if _has(f"{before}g{g}/b{b}/{star[2:-1]}/", shapes)]
+    for n, b in enumerate(places):
       if f"{before}g{g}/b{b}{after}" not in shapes:
         continue
-      dsts = tuple(d.replace("*", f"g{g}/b{b}") for d in rule.dsts)
-      keys = (rule.src.replace("{i}", str(offset + r * period + b)) for r in range(repeats))
+      dsts = tuple(d.replace(star, f"g{g}/b{b}") for d in rule.dsts)
+      keys = (rule.src.replace("{i}", str(offset + r * len(places) + n)) for r in range(repeats))
       out.append(Binding(dsts, tuple(keys), True, rule.axes, rule.cut))
-    offset += period * repeats
+    offset += len(places) * repeats
   return out
+
+
+def _has(prefix: str, shapes: Mapping[str, Any]) -> bool:
+  return any(name.startswith(prefix) for name in shapes)
 
 
 def _groups(prefix: str, shapes: Mapping[str, Any]) -> dict[int, dict[int, int]]:

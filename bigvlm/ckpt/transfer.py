@@ -147,6 +147,8 @@ def _layer_shape(shape: tuple[int, ...], binding: Binding) -> tuple[int, ...]:
 def _cuts(binding: Binding, layers: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
   """Start and end of every parameter's part along the cut axis of the stored tensor."""
   out, start = {}, 0
+  if binding.turns:
+    return dict.fromkeys(binding.dsts, (0, 0))
   for dst in binding.dsts:
     part = axes_lib.stored_shape(binding.axes, layers[dst])
     size = part[binding.cut] if part else 0
@@ -157,6 +159,9 @@ def _cuts(binding: Binding, layers: Mapping[str, tuple[int, ...]]) -> dict[str, 
 
 def _whole(binding: Binding, layers: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
   """Shape of the stored tensor (of one row of it)."""
+  if binding.turns:
+    shape = (len(binding.dsts), *layers[binding.dsts[0]])
+    return axes_lib.stored_shape(axes_lib.stacked(binding.axes), shape)
   parts = [list(axes_lib.stored_shape(binding.axes, layers[dst])) for dst in binding.dsts]
   whole = parts[0]
   if len(parts) > 1:
@@ -203,10 +208,17 @@ def _reader(
     )
   wanted = np.dtype(stored.pop() if dtype is None else dtype)
 
+  axes = binding.axes
+  if binding.turns:
+    axes, shape = axes_lib.stacked(axes), (len(binding.dsts), *shape)
+    turn = binding.dsts.index(dst)
+
   def layer(key: str, index: tuple[slice, ...]) -> np.ndarray:
     name, row = split_row(key)
-    read, got, within = axes_lib.stored_slice(binding.axes, shape, index)
-    if len(binding.dsts) > 1:
+    if binding.turns:
+      index = (slice(turn, turn + 1), *index)
+    read, got, within = axes_lib.stored_slice(axes, shape, index)
+    if len(binding.dsts) > 1 and not binding.turns:
       read = list(read)
       at = read[binding.cut]
       read[binding.cut] = slice(cut[0] + at.start, cut[0] + at.stop)
@@ -214,13 +226,14 @@ def _reader(
       part = source.read(origin.names[name], (slice(row, row + 1), *read))[0]
     else:
       part = source.read(origin.names[name], tuple(read))
-    return axes_lib.to_param(part, binding.axes, got)[within]
+    value = axes_lib.to_param(part, axes, got)[within]
+    return value[0] if binding.turns else value
 
   def read(index: tuple[slice, ...]) -> np.ndarray:
     if not binding.stacked:
       return np.ascontiguousarray(layer(binding.keys[0], index)).astype(wanted, copy=False)
     rows = range(len(binding.keys))[index[0]]
-    sizes = [len(range(n)[s]) for n, s in zip(shape, index[1:], strict=True)]
+    sizes = [len(range(n)[s]) for n, s in zip(shape[binding.turns :], index[1:], strict=True)]
     out = np.empty((len(rows), *sizes), wanted)
     for n, row in enumerate(rows):
       out[n] = layer(binding.keys[row], index[1:])
@@ -266,7 +279,10 @@ def export(
     values = [np.asarray(flat[dst]) for dst in binding.dsts]
     for n, key in enumerate(binding.keys):
       layers = [v[n] if binding.stacked else v for v in values]
-      parts = [axes_lib.to_stored(x, binding.axes) for x in layers]
+      if binding.turns:
+        parts = [axes_lib.to_stored(np.stack(layers), axes_lib.stacked(binding.axes))]
+      else:
+        parts = [axes_lib.to_stored(x, binding.axes) for x in layers]
       whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=binding.cut)
       name, row = split_row(key)
       if row is None:

@@ -8,6 +8,8 @@ from bigvlm.layers import dense, norms, rope
 
 # What stands for -inf: finite, so that a row that sees nothing stays finite.
 _MASKED = -2.3819763e38
+# More logits than this (1 GiB of float32) are made in parts: a long video in an encoder.
+_MOST = 2**28
 
 
 def attend(
@@ -30,6 +32,27 @@ def attend(
   Returns:
     [B, L, H, h] in q's dtype.
   """
+  batch, length, heads, dim = q.shape
+  part = _part(length, batch * heads * k.shape[1])
+  if part < length:
+
+    def some(start):
+      def cut(x, axis):
+        return x if x is None else jax.lax.dynamic_slice_in_dim(x, start, part, axis)
+
+      return _attend(cut(q, 1), k, v, cut(mask, 2), softcap, cut(bias, 2))
+
+    y = jax.lax.map(jax.checkpoint(some), jnp.arange(0, length, part))
+    return jnp.moveaxis(y, 0, 1).reshape(q.shape)
+  return _attend(q, k, v, mask, softcap, bias)
+
+
+def _part(length: int, row: int) -> int:
+  """How many queries at a time, a divisor of their number; `row` is the logits of one."""
+  return next(n for n in range(length, 0, -1) if length % n == 0 and (n * row <= _MOST or n == 1))
+
+
+def _attend(q, k, v, mask, softcap, bias):
   batch, length, heads, dim = q.shape
   groups = k.shape[2]
   q = q.reshape(batch, length, groups, heads // groups, dim)
@@ -54,9 +77,10 @@ class Attention(nn.Module):
     bias: biases on `q`, `k` and `v`. out_bias: on `o`; None = as `bias`.
     query_scale: factor on the queries (applied after the rotation).
     rope_base: base of the rotary embedding; 0 = none. rope_scale: divides its frequencies.
+    rotary: what else there is to it.
     softcap: bound of the attention logits; 0 = none.
     qk_norm: a norm (key of `norms.NORMS`) of every query and key head; "" = none (Gemma 3).
-    eps: of those norms.
+    eps: of those norms. qk_joint: one norm spans all heads (InternViT-6B).
     query_init: factor on the start of the kernel of `q`, for a `query_scale` of 1 (T5).
   """
 
@@ -72,6 +96,8 @@ class Attention(nn.Module):
   qk_norm: str = ""
   eps: float = 1e-6
   query_init: float = 1.0
+  rotary: rope.Rotary = rope.PLAIN
+  qk_joint: bool = False
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
@@ -94,7 +120,7 @@ class Attention(nn.Module):
       memory: what keys and values are made of, by default x, or the keys and values in `cache`
         when that comes without an index.
       mask, bias: see `attend`; over the cache's columns when there is one.
-      positions: int32 [B, L] for the rotary embedding.
+      positions: int32 [B, L] for the rotary embedding, or [B, L, A] with several axes.
       cache: {"k", "v"} [B, S, K, h]; the new columns are written at `index`. Without an index they
         are replaced by those of `memory`, or read.
       index: int32 scalar or None.
@@ -123,12 +149,17 @@ class Attention(nn.Module):
     else:
       k, v = heads("k", self.kv_heads, memory), heads("v", self.kv_heads, memory)
     if self.qk_norm:
-      norm = norms.NORMS[self.qk_norm]
-      q = norm(self.eps, name="q_norm", **dtypes)(q)
+
+      def normed(name: str, y: jax.Array) -> jax.Array:
+        norm = norms.NORMS[self.qk_norm](self.eps, name=name, **dtypes)
+        return norm(y.reshape(*y.shape[:2], -1)).reshape(y.shape) if self.qk_joint else norm(y)
+
+      q = normed("q_norm", q)
       if not stored:  # What is stored has been through it.
-        k = norm(self.eps, name="k_norm", **dtypes)(k)
+        k = normed("k_norm", k)
     if self.rope_base:
-      cos, sin = rope.tables(positions, self.head_dim, self.rope_base, self.rope_scale)
+      how = (self.head_dim, self.rope_base, self.rope_scale, self.rotary)
+      cos, sin = rope.tables(positions, *how)
       q, k = rope.rotate(q, cos, sin), rope.rotate(k, cos, sin)
     q = q * jnp.asarray(self.query_scale, q.dtype)
     if index is None and cache is not None:

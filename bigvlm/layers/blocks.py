@@ -7,6 +7,8 @@ compile) and also takes the layers cut apart, `g{n}/{i}/b{j}`, as decoding does.
 """
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from bigvlm.layers import attention, mlp, norms
+from bigvlm.layers import attention, mlp, norms, rope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +27,37 @@ class Kind:
     window: of its self-attention; 0 = unlimited.
     rope_base, rope_scale: of its rotary embedding; base 0 = that of the stack's `LayerSpec`.
     cross: attention to `Ctx.memory` after the self-attention.
+    alone: there is no self-attention: such a layer is skipped where there is no memory.
+    tanh_gated: what attention and MLP add is multiplied by the tanh of a learned gate (Flamingo).
   """
 
   window: int = 0
   rope_base: float = 0.0
   rope_scale: float = 1.0
   cross: bool = False
+  alone: bool = False
+  tanh_gated: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Cross:
+  """The cross-attention of a stack, and its gates.
+
+  Attributes:
+    width: of the memory; 0 = that of the layers.
+    qk_norm: a norm of every query and key head; None = as in the self-attention.
+    blind: what attention gives a row that sees nothing of the memory: "mean" = the mean of all
+      values, "zero", or "all" = what it would give if the row saw everything.
+    blind_mlp: whether the MLP of a layer that is `alone` adds anything to such a row.
+    gate: numbers in a gate, 1 or the width of the layers. gate_init: what they start as.
+  """
+
+  width: int = 0
+  qk_norm: bool | None = None
+  blind: str = "mean"
+  blind_mlp: bool = True
+  gate: int = 1
+  gate_init: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +71,16 @@ class LayerSpec:
     bias: of q, k and v; of the output projection and the MLP too unless `out_bias`, `mlp_bias`
       say otherwise.
     query_scale: factor on the queries. query_init: see `attention.Attention`.
-    rope_base: 0 = no rotary embedding.
+    rope_base: 0 = no rotary embedding. rotary: what else there is to it.
     softcap: bound of the attention logits, 0 = none.
     post_norms: a norm after attention and after the MLP as well (Gemma 2).
-    qk_norm: a norm of every query and key head (Gemma 3).
+    norm_after: the norms are not before attention and MLP, but after their sums (the first
+      transformer, BERT).
+    qk_norm: a norm of every query and key head (Gemma 3). qk_joint: a key of `norms.NORMS`: of that
+      kind and over all heads together (InternViT-6B). qk_eps: of those norms; 0 = `eps`.
     parallel: attention and MLP read the same norm and are added together (ViT-22B).
     layer_scale: start of a learned factor [D] after attention and MLP; 0 = none (CaiT, DINOv2).
+    cross: of layers with cross-attention or gates.
     dropout: rate after attention and after the MLP, when training.
     dtype, param_dtype: compute and parameter dtype.
   """
@@ -74,6 +105,11 @@ class LayerSpec:
   layer_scale: float = 0.0
   query_init: float = 1.0
   parallel: bool = False
+  rotary: rope.Rotary = rope.PLAIN
+  qk_joint: str = ""
+  qk_eps: float = 0.0
+  cross: Cross = Cross()
+  norm_after: bool = False
   dropout: float = 0.0
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
@@ -84,12 +120,12 @@ class Ctx:
   """What every layer may read.
 
   Attributes:
-    positions: int32 [B, L] or None.
+    positions: int32 [B, L], [B, L, A] with several rotary axes, or None.
     masks: window -> bool [B, 1, L, S]; empty = everything is visible.
     index: int32 scalar, the cache column to write, or None.
     bias: [1 or B, H, L, S] added to the logits of the self-attention, or None.
     memory: [B, M, D'] for layers with cross-attention; None in a decoding step, whose cache holds
-      its keys and values.
+      its keys and values, and where there is none to see.
     memory_mask: bool [B, 1, L, M] or None.
     train: whether dropout is on.
   """
@@ -104,8 +140,8 @@ class Ctx:
 
 
 class Layer(nn.Module):
-  """Pre-norm transformer layer: x + attention(norm(x)), with `Kind.cross` the same over the memory,
-  then x + mlp(norm(x))."""
+  """Pre-norm transformer layer: x + attention(norm(x)), with `Kind.cross` the same over the memory
+  (or, `Kind.alone`, over that only), then x + mlp(norm(x))."""
 
   spec: LayerSpec
   kind: Kind
@@ -128,7 +164,15 @@ class Layer(nn.Module):
       init = nn.initializers.constant(s.layer_scale)
       return y * self.param(name, init, (s.width,), s.param_dtype).astype(y.dtype)
 
+    def gated(name: str, y: jax.Array) -> jax.Array:
+      if not kind.tanh_gated:
+        return y
+      init = nn.initializers.constant(s.cross.gate_init)
+      gate = self.param(name, init, (s.cross.gate,), s.param_dtype)
+      return y * jnp.tanh(gate.astype(jnp.float32)).astype(y.dtype)
+
     def attend(name: str, y: jax.Array, memory: jax.Array | None, rope_base: float, **given):
+      qk_norm = s.cross.qk_norm if name == "cross" else None
       attn = attention.Attention(
         s.heads,
         s.kv_heads,
@@ -139,9 +183,11 @@ class Layer(nn.Module):
         s.softcap,
         s.out_bias,
         kind.rope_scale,
-        s.norm if s.qk_norm else "",
-        s.eps,
+        s.qk_joint or (s.norm if (s.qk_norm if qk_norm is None else qk_norm) else ""),
+        s.qk_eps or s.eps,
         s.query_init,
+        s.rotary,
+        bool(s.qk_joint),
         name=name,
         **dtypes,
       )
@@ -149,42 +195,69 @@ class Layer(nn.Module):
 
     own, shared = cache, None
     if cache is not None and kind.cross:
-      own, shared = cache["self"], cache["cross"]
-    h = norm("norm1", x)
-    y, own = attend(
-      "attn",
-      h,
-      None,
-      kind.rope_base or s.rope_base,
-      mask=ctx.masks[kind.window] if ctx.masks else None,
-      bias=ctx.bias,
-      positions=ctx.positions,
-      cache=own,
-      index=ctx.index,
-    )
-    if s.post_norms:
-      y = norm("post_norm1", y)
-    x = x + drop(scaled("scale1", y))
+      own, shared = cache.get("self"), cache["cross"]
+    memory, mask, sees = ctx.memory, ctx.memory_mask, None
+    if kind.alone and memory is None and (shared is None or not shared["k"].shape[1]):
+      if not self.is_initializing():
+        return x, cache
+      memory = jnp.zeros((x.shape[0], 1, s.cross.width or s.width), s.dtype)
+    h = x
+    if not kind.alone:
+      h = x if s.norm_after else norm("norm1", x)
+      y, own = attend(
+        "attn",
+        h,
+        None,
+        kind.rope_base or s.rope_base,
+        mask=ctx.masks[kind.window] if ctx.masks else None,
+        bias=ctx.bias,
+        positions=ctx.positions,
+        cache=own,
+        index=ctx.index,
+      )
+      if s.post_norms:
+        y = norm("post_norm1", y)
+      x = x + drop(gated("gate1", scaled("scale1", y)))
+      if s.norm_after:
+        x = norm("norm1", x)
     if kind.cross:
       y = norm("norm_cross", x)
-      y, shared = attend("cross", y, ctx.memory, 0.0, mask=ctx.memory_mask, cache=shared)
-      x = x + drop(y)
+      if mask is not None and s.cross.blind != "mean":
+        sees = jnp.any(mask, axis=-1, keepdims=True)  # [B, 1, L, 1]
+        mask = mask | ~sees if s.cross.blind == "all" else mask
+      y, shared = attend("cross", y, memory, 0.0, mask=mask, cache=shared)
+      if sees is not None and s.cross.blind == "zero":
+        y = jnp.where(sees[:, 0], y, 0)
+      x = x + drop(gated("gate_cross", y))
     bias = s.bias if s.mlp_bias is None else s.mlp_bias
-    h = h if s.parallel else norm("norm2", x)
+    if not s.parallel:
+      h = x if s.norm_after else norm("norm2", x)
     y = mlp.Mlp(s.hidden, s.act, s.gated, bias, name="mlp", **dtypes)(h)
     if s.post_norms:
       y = norm("post_norm2", y)
-    x = x + drop(scaled("scale2", y))
+    if kind.alone and sees is not None and not s.cross.blind_mlp:
+      y = jnp.where(sees[:, 0], y, 0)
+    x = x + drop(gated("gate2", scaled("scale2", y)))
+    if s.norm_after:
+      x = norm("norm2", x)
     if cache is None:
       return x, None
-    return x, {"self": own, "cross": shared} if kind.cross else own
+    return x, _parts(kind, own, shared)
+
+
+def _parts(kind: Kind, own: Any, shared: Any) -> Any:
+  """The cache of a layer from those of its self-attention and its cross-attention."""
+  if not kind.cross:
+    return own
+  return {"cross": shared} if kind.alone else {"self": own, "cross": shared}
 
 
 class Period(nn.Module):
-  """One period of a pattern of layers, `b0`, `b1`, ..."""
+  """One period of a pattern of layers, `b0`, `b1`, ..., of the class `layer`."""
 
   spec: LayerSpec
   kinds: tuple[Kind, ...]
+  layer: type[nn.Module] = Layer
 
   @nn.compact
   def __call__(self, x: jax.Array, ctx: Ctx, cache: dict | None) -> tuple[jax.Array, dict | None]:
@@ -193,7 +266,7 @@ class Period(nn.Module):
     for j, kind in enumerate(self.kinds):
       name = f"b{j}"
       part = None if cache is None else cache[name]
-      x, out[name] = Layer(self.spec, kind, name=name)(x, ctx, part)
+      x, out[name] = self.layer(self.spec, kind, name=name)(x, ctx, part)
     return x, None if cache is None else out
 
 
@@ -212,18 +285,23 @@ class Stack(nn.Module):
     groups: ((pattern, repeats), ...), e.g. (((Kind(4096), Kind()), 13),).
     mode: "loop" or "scan"; the same parameters, the same numbers.
     remat: "none", or a key of `REMAT`.
+    layer: class of the layers: (spec, kind) -> a module that is called as `Layer` is.
   """
 
   spec: LayerSpec
   groups: tuple[tuple[tuple[Kind, ...], int], ...]
   mode: str = "loop"
   remat: str = "none"
+  layer: type[nn.Module] = Layer
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, ctx: Ctx, cache: dict | None = None
+    self, x: jax.Array, ctx: Ctx, cache: dict | None = None, after: list | None = None
   ) -> tuple[jax.Array, dict | None]:
-    """x [B, L, D] and the cache of `init_cache` -> hidden [B, L, D] and the updated cache."""
+    """x [B, L, D] and the cache of `init_cache` -> hidden [B, L, D] and the updated cache.
+
+    The hidden states after every group are appended to the list `after`.
+    """
     out = {}
     for n, (kinds, repeats) in enumerate(self.groups):
       name = f"g{n}"
@@ -232,6 +310,8 @@ class Stack(nn.Module):
         x, out[name] = self._scan(name, kinds, repeats)(x, ctx, part)
       else:
         x, out[name] = self._loop(name, kinds, repeats, x, ctx, part)
+      if after is not None:
+        after.append(x)
     return x, None if cache is None else out
 
   def _scan(self, name: str, kinds: tuple[Kind, ...], repeats: int) -> nn.Module:
@@ -245,7 +325,7 @@ class Stack(nn.Module):
       in_axes=(nn.broadcast, 0),
       length=repeats,
     )
-    return scanned(self.spec, kinds, name=name)
+    return scanned(self.spec, kinds, self.layer, name=name)
 
   def _loop(self, name, kinds, repeats, x, ctx, cache):
     # `lax.split` and not indexing: its transpose is one concatenation, while each
@@ -255,7 +335,7 @@ class Stack(nn.Module):
       layers = [params[str(i)] for i in range(repeats)]
     else:
       layers = cut(params, repeats)
-    period = Period(self.spec, kinds, parent=None)
+    period = Period(self.spec, kinds, self.layer, parent=None)
     keys = [None] * repeats
     if ctx.train and self.has_rng("dropout") and (self.spec.dropout or _adapters_drop(layers[0])):
       keys = jax.random.split(self.make_rng("dropout"), repeats)
@@ -274,6 +354,27 @@ class Stack(nn.Module):
     for i in range(repeats):
       x, out[str(i)] = run(layers[i], keys[i], x, ctx, None if cache is None else cache[str(i)])
     return x, None if cache is None else out
+
+
+def period(layers: Sequence[Any]) -> tuple[Any, ...]:
+  """The shortest beginning that the layers repeat; its last repetition may be cut short."""
+  count = len(layers)
+  fits = (p for p in range(1, count) if all(layers[i] == layers[i % p] for i in range(count)))
+  return tuple(layers[: next(fits, count)])
+
+
+def periodic(kinds: tuple[Kind, ...], depth: int) -> tuple:
+  """Groups of a stack of `depth` layers of a period; the last one may be cut short.
+
+  Layers that repeat nothing, but are alike in long runs, are a group a run.
+  """
+  if len(kinds) == depth:
+    runs = tuple(((kind,), len(list(run))) for kind, run in itertools.groupby(kinds))
+    if 2 * len(runs) <= depth:
+      return runs
+  whole, rest = divmod(depth, len(kinds))
+  groups = ((kinds, whole),) * (whole > 0)
+  return (*groups, (kinds[:rest], 1)) if rest else groups
 
 
 def cut(stacked: Any, repeats: int) -> list[Any]:
@@ -301,7 +402,8 @@ def init_cache(
 ) -> dict:
   """Zeroed key/value buffers [B, length, kv_heads, head_dim]; stacked [repeats, ...] for "scan".
 
-  A layer with cross-attention has {"self", "cross"}, the latter of length `memory`.
+  A layer with cross-attention has {"self", "cross"}, or "cross" alone, of length `memory`; prefill
+  puts others in their place, so that a length of 0 will do.
   """
 
   def pair(lead, length):
@@ -309,8 +411,7 @@ def init_cache(
     return {n: jnp.zeros(shape, dtype) for n in ("k", "v")}
 
   def layer(kind, lead):
-    own = pair(lead, length)
-    return {"self": own, "cross": pair(lead, memory)} if kind.cross else own
+    return _parts(kind, pair(lead, length), pair(lead, memory) if kind.cross else None)
 
   def buffers(kinds, lead=()):
     return {f"b{j}": layer(kind, lead) for j, kind in enumerate(kinds)}

@@ -44,6 +44,18 @@ def visible(
 
 def across(segment: jax.Array, label: jax.Array) -> jax.Array:
   """bool [B, 1, L, M], True where the query of `segment` [B, L] sees the memory row of `label`
-  [B, M]: that of its own example, and no padding (0)."""
-  see = segment[:, :, None] == label[:, None, :]
+  [B, M]: that of its own example, and no padding (0 or less); padding may look (see `visible`)."""
+  see = jnp.abs(segment)[:, :, None] == label[:, None, :]
   return (see & (label > 0)[:, None, :])[:, None]
+
+
+def seen(see: jax.Array | None, label: jax.Array) -> jax.Array:
+  """bool [B, 1, L, M], True where a query with `see` [B, L, 2 * R] sees the memory row of `label`
+  [B, M]: where it lies in one of its R ranges (first, last). Rows of label 0 are never seen; None =
+  all others are, bool [B, 1, 1, M]."""
+  real = (label > 0)[:, None, None]
+  if see is None:
+    return real
+  row = label[:, None, :, None]
+  inside = (see[:, :, None, 0::2] <= row) & (row <= see[:, :, None, 1::2])
+  return jnp.any(inside, axis=-1)[:, None] & real

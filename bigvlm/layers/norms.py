@@ -25,6 +25,22 @@ class LayerNorm(nn.Module):
     return (y + bias.astype(jnp.float32)).astype(self.dtype)
 
 
+class BareLayerNorm(nn.Module):
+  """LayerNorm over the last axis without parameters."""
+
+  eps: float = 1e-6
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """x [..., D] -> [..., D] in `dtype`."""
+    x = x.astype(jnp.float32)
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    var = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    return (centred * jax.lax.rsqrt(var + self.eps)).astype(self.dtype)
+
+
 class RMSNorm(nn.Module):
   """RMSNorm over the last axis, multiplied by 1 + `scale` [D], which starts at 0 (Gemma).
 
@@ -62,4 +78,4 @@ class PlainRMSNorm(nn.Module):
     return y.astype(self.dtype) * scale.astype(self.dtype)
 
 
-NORMS = {"layer": LayerNorm, "rms": RMSNorm, "rms_plain": PlainRMSNorm}
+NORMS = {"layer": LayerNorm, "layer_bare": BareLayerNorm, "rms": RMSNorm, "rms_plain": PlainRMSNorm}

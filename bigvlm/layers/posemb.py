@@ -1,7 +1,7 @@
 """Position tables: sines, and resampling of a learned table to another grid.
 
 Resampling is linear in the table, so each method is a matrix [new, old] an axis,
-made in float64 on the host. Three methods, because checkpoints differ:
+made in float64 on the host. Several methods, because checkpoints differ:
 
 - `linear_corners`: the corner samples keep their places; what big_vision's ViT
   does with `scipy.ndimage.zoom(order=1)`.
@@ -10,8 +10,12 @@ made in float64 on the host. Three methods, because checkpoints differ:
 - `bicubic`: half-pixel centres, Keys cubic with a = -0.75, edges clamped, no
   antialias; what transformers' ViT and DINOv2 do. (`jax.image.resize("cubic")`
   has a = -0.5 and antialiases.)
+- `bicubic_tenth`: the same as if the new grid were a tenth longer, which was a guard
+  against rounding (DINO, IDEFICS).
 """
 
+import functools
+import math
 from typing import Any
 
 import jax
@@ -48,8 +52,8 @@ def bilinear_antialias_at(index: jax.Array, new: jax.Array, old: int) -> jax.Arr
   return _triangle(index.astype(jnp.float32), new.astype(jnp.float32), old, jnp)
 
 
-def _bicubic(new: int, old: int, a: float = -0.75) -> np.ndarray:
-  at = (np.arange(new) + 0.5) * (old / new) - 0.5
+def _bicubic(new: int, old: int, a: float = -0.75, more: float = 0.0) -> np.ndarray:
+  at = (np.arange(new) + 0.5) * (old / (new + more)) - 0.5
   first = np.floor(at).astype(int)
   out = np.zeros((new, old))
   for tap in range(-1, 3):
@@ -65,6 +69,7 @@ METHODS = {
   "linear_corners": _linear_corners,
   "bilinear_antialias": _bilinear_antialias,
   "bicubic": _bicubic,
+  "bicubic_tenth": functools.partial(_bicubic, more=0.1),
 }
 
 
@@ -122,6 +127,24 @@ def _sines(grid: tuple[int, int], width: int, temperature: float, steps: int) ->
   y, x = (np.outer(v.reshape(-1), omega) for v in (y, x))
   table = np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)
   return table[None].astype(np.float32)
+
+
+def buckets(count: int, size: int, length: int = 0) -> np.ndarray:
+  """Rows of an axis of `size` rows for an axis of `count` patches: about i * size / count.
+
+  int32 [count], or [length], where those behind the last patch have the last row.
+
+  With the roundings of the reference (`Idefics2VisionEmbeddings`), on which hangs what becomes of a
+  patch that lies on the edge of a row. It makes float32 edges in pairs of eights, and in double
+  precision what is left; in an eight, steps are added to a first edge that is rounded already.
+  """
+  step = 1.0 / size
+  index = np.arange(math.ceil((1.0 - step) / step))
+  first = np.where(index < len(index) // 16 * 16, index // 8 * 8, index)
+  edges = np.float32(step + step * first).astype(np.float64) + step * (index - first)
+  at = np.arange(length or count, dtype=np.float32) * (np.float32(1.0) / np.float32(count))
+  at = np.minimum(at, np.float32(1.0 - 1e-6))
+  return np.searchsorted(edges.astype(np.float32), at, side="right").astype(np.int32)
 
 
 TABLES = {"sincos2d": sincos2d, "sincos2d_aim": sincos2d_aim}

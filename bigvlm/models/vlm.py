@@ -1,5 +1,6 @@
 """The vision-language model: encoders -> connector -> fusion -> decoder."""
 
+import inspect
 from collections.abc import Callable, Mapping
 
 import flax.linen as nn
@@ -35,7 +36,11 @@ class VLM(nn.Module):
     decoded and read; otherwise it is all one text.
     """
     feats = self.towers(batch.media, train=train)
-    soft = self.connector(feats, train=train) if feats else None
+    soft = None
+    if feats:
+      # Host facts of the pictures, for a connector that asks for them.
+      asks = "extra" in inspect.signature(type(self.connector).__call__).parameters
+      soft = self.connector(feats, **({"extra": batch.extra} if asks else {}), train=train)
     fused = self.fusion(batch.text, self.decoder.embed(batch.text.tokens), soft)
     if batch.target is not None:
       memory, t = self.decoder.encode(fused, train=train), batch.target

@@ -23,6 +23,7 @@ MAP = CkptMap(
       (
         *rules.linear("q", "attn/q", "(h d) i -> i h d", "(h d) -> h d"),
         *rules.linear("o", "attn/o", "o (h d) -> h d o"),
+        Rule("kv.weight", ("attn/k/kernel", "attn/v/kernel"), "(h + d) i -> i h d"),
       ),
       "layers.{i}.",
       "blocks/*/",
@@ -49,6 +50,7 @@ def tensors(seed=0, dtype=np.float32):
     shapes[f"layers.{i}.q.weight"] = (HEADS * DIM, WIDTH)
     shapes[f"layers.{i}.q.bias"] = (HEADS * DIM,)
     shapes[f"layers.{i}.o.weight"] = (WIDTH, HEADS * DIM)
+    shapes[f"layers.{i}.kv.weight"] = (HEADS * 2 * DIM, WIDTH)
   shapes["pool.in_weight"] = (3 * HEADS * DIM, WIDTH)
   shapes["pool.in_bias"] = (3 * HEADS * DIM,)
   return {k: rng.standard_normal(s).astype(dtype) for k, s in shapes.items()}
@@ -60,6 +62,7 @@ def abstract():
     "attn": {
       "q": {"kernel": (DEPTH, *heads), "bias": (DEPTH, HEADS, DIM)},
       "o": {"kernel": (DEPTH, HEADS, DIM, WIDTH)},
+      **{n: {"kernel": (DEPTH, *heads)} for n in "kv"},
     }
   }
   shapes = {
@@ -107,6 +110,14 @@ def test_a_fused_tensor_is_cut_in_order(folder):
       params["pool"][name]["kernel"], fused[n].transpose(2, 0, 1), err_msg=name
     )
   np.testing.assert_array_equal(params["cls_posemb"][0, 0], tensors()["pos.weight"][0])
+
+
+def test_a_fused_tensor_of_heads_that_take_turns(folder):
+  params, _ = load(folder)
+  fused = tensors()["layers.1.kv.weight"].reshape(HEADS, 2, DIM, WIDTH)
+  for n, name in enumerate("kv"):
+    kernel = params["blocks"]["g0"]["b0"]["attn"][name]["kernel"][1]
+    np.testing.assert_array_equal(kernel, fused[:, n].transpose(2, 0, 1), err_msg=name)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16])
@@ -223,6 +234,25 @@ def test_a_slice_of_heads_reads_that_slice_only(folder):
   x = axes.to_param(source.read("layers.0.q.weight", read), "(h d) i -> i h d", got)[within]
   assert source.read_bytes == [whole.nbytes // HEADS]
   np.testing.assert_array_equal(x, whole.reshape(HEADS, DIM, WIDTH).transpose(2, 0, 1)[:, 1:2])
+
+
+def test_heads_that_take_turns_are_read_by_the_slice(folder, devices):
+  source = Counting(sources.open_source(folder))
+  mesh = meshes.make({"data": 1, "tensor": HEADS}, devices[:HEADS])
+
+  def layout(path, x):
+    kv = path[0].key == "blocks" and path[-2].key in "kv"
+    spec = PartitionSpec(None, None, "tensor") if kv else PartitionSpec()
+    return NamedSharding(mesh, spec)
+
+  places = jax.tree_util.tree_map_with_path(layout, abstract())
+  found, _ = transfer.load(MAP, source, abstract(), shardings=places)
+  whole = tensors()["layers.0.kv.weight"].nbytes
+  # A head of both is read for each of them; the file's smallest other tensors are no such size.
+  assert source.read_bytes.count(whole // HEADS) == 2 * DEPTH * HEADS
+  assert whole not in source.read_bytes
+  want = load(folder)[0]["blocks"]["g0"]["b0"]["attn"]["v"]["kernel"]
+  np.testing.assert_array_equal(found["blocks"]["g0"]["b0"]["attn"]["v"]["kernel"], want)
 
 
 @pytest.mark.parametrize("pattern", ["", "o i -> i o", "(h d) i -> i h d", "o c p q -> p q c o"])

@@ -150,3 +150,19 @@ def test_dropout_acts_only_in_training_and_differs_by_layer_and_key(mode):
   np.testing.assert_array_equal(run(0, False), run(1, False))
   np.testing.assert_array_equal(run(0, True), run(0, True))
   assert jnp.abs(run(0, True) - run(1, True)).max() > 1e-3
+
+
+def test_attention_in_parts_is_attention(monkeypatch):
+  rng = np.random.default_rng(3)
+  shapes = ((2, 12, 4, 5), (2, 9, 2, 5), (2, 9, 2, 5))
+  q, k, v = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+  mask, bias = rng.random((2, 1, 12, 9)) < 0.7, rng.standard_normal((1, 4, 12, 9))
+
+  def loss(*qkv):
+    return jnp.sum(jnp.sin(attention.attend(*qkv, jnp.asarray(mask), 3.0, jnp.asarray(bias))))
+
+  whole = jax.value_and_grad(loss, (0, 1, 2))(q, k, v)
+  monkeypatch.setattr(attention, "_MOST", 2 * 4 * 9 * 5)  # Five queries do not divide twelve.
+  assert attention._part(12, 2 * 4 * 9) == 4
+  parts = jax.value_and_grad(loss, (0, 1, 2))(q, k, v)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), whole, parts)

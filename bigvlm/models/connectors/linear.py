@@ -14,12 +14,14 @@ class LinearConnector(nn.Module):
   """`linear` maps the patches of the encoder `source` to the decoder's width.
 
   The kernel starts at zero, as in the reference: the decoder begins as if it saw
-  nothing. `zero_init=False` starts it as any other kernel.
+  nothing. `zero_init=False` starts it as any other kernel. `packed`: the encoder gives one row of
+  patches, of which a picture takes those from `Item.slot` on.
   """
 
   out_dim: int
   source: str = "image"
   zero_init: bool = True
+  packed: bool = False
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
@@ -29,6 +31,9 @@ class LinearConnector(nn.Module):
     out = []
     for item in items:
       t, h, w = item.grid
+      if self.packed:
+        out.append(np.arange(item.slot, item.slot + t * h * w, dtype=np.int32))
+        continue
       out.append(np.arange(item.slot * h * w, (item.slot + t) * h * w, dtype=np.int32))
     return out
 

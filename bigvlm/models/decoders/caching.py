@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bigvlm.layers import masks
 from bigvlm.types import Cache, Fused, MaskSpec
 
 
@@ -27,5 +28,25 @@ def columns(cache: Cache | None, mask: MaskSpec) -> MaskSpec:
 
 def advance(cache: Cache, layers: Any, keys: MaskSpec, fused: Fused) -> Cache:
   """The cache after `fused` [B, L, D]: its layers and columns, next column, next positions."""
-  pos = jnp.take_along_axis(fused.positions, fused.read[:, -1:], axis=1)[:, 0] + 1
-  return cache.replace(layers=layers, mask=keys, index=cache.index + fused.x.shape[1], pos=pos)
+  places = fused.positions
+  if places.ndim == 3:  # Text goes on behind the furthest of the axes, with all of them equal.
+    places = jnp.max(places, axis=-1)
+  pos = jnp.take_along_axis(places, fused.read[:, -1:], axis=1)[:, 0] + 1
+  index = cache.index + fused.x.shape[1]
+  cache = cache.replace(layers=layers, mask=keys, index=index, pos=pos)
+  if fused.memory is None:
+    return cache
+  see = fused.see
+  if see is not None:  # What comes next sees what the last position saw.
+    see = jnp.take_along_axis(see, fused.read[:, -1:, None], axis=1)[:, 0]
+  return cache.replace(label=fused.memory.label, see=see)
+
+
+def seen(cache: Cache | None, fused: Fused) -> jax.Array | None:
+  """bool [B, 1, L, M], which rows of the memory, given or in the cache, `fused` sees; None = there
+  is no memory."""
+  if fused.memory is not None:
+    return masks.seen(fused.see, fused.memory.label)
+  if cache is None or cache.label is None:
+    return None
+  return masks.seen(None if cache.see is None else cache.see[:, None], cache.label)

@@ -4,11 +4,17 @@ Reference: google-research/big_vision `models/ppp/gemma.py`; Gemma (arXiv
 2403.08295), Gemma 2 (arXiv 2408.00118).
 """
 
+import functools
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
-from bigvlm.layers import blocks, dense, masks, norms
+from bigvlm.layers import blocks, dense, masks, norms, rope
 from bigvlm.models.decoders import caching
 from bigvlm.types import Cache, Decoded, Fused
 
@@ -52,15 +58,28 @@ class Decoder(nn.Module):
   Attributes:
     vocab, width, depth, hidden, heads, kv_heads, head_dim: sizes.
     tied: logits from the embedding table; else from a `head` of their own.
+    head_bias: on the logits, of a `head` of their own.
+    embed_dim: of the embeddings and what the logits are made of, if not `width`: `embed_in` and
+      `embed_out` lead to it and back (OPT).
+    posemb: rows of a table of positions that is added to what comes in, 0 = none; `posemb_offset`
+      is the row of position 0. Set `rope_base` to 0 with it.
+    final_norm: a norm after the last layer.
     embed_scale: embeddings are multiplied by sqrt(width).
-    norm, eps, act, gated, bias, out_bias, mlp_bias, qk_norm: see `blocks.LayerSpec`.
+    norm, eps, act, gated, bias, out_bias, mlp_bias, qk_norm, norm_after, parallel: see
+      `blocks.LayerSpec`.
     query_scale: factor on the queries; 0 = head_dim ** -0.5.
     windows: self-attention window of each layer of a period, 0 = unlimited; the last period may be
       cut short. window_cuts_blocks: see `masks.visible`.
     rope_bases, rope_scales: of each layer of the period; () = `rope_base` and 1 for all.
     post_norms: norms after attention and MLP as well.
     attn_softcap, final_softcap: c * tanh(x / c) on attention logits and logits; 0 = off.
-    rope_base: base of the rotary embedding.
+    rope_base: base of the rotary embedding. rotary: fields of a `rope.Rotary`.
+    extra_vocab: how many of the `vocab`, its last, have tables of their own, `embedding_extra` and
+      `head_extra`, so that they can be trained alone.
+    out_vocab: tokens that can come out, the first of the vocabulary; 0 = all.
+    cross_layers: numbers of the layers, of `depth` in all, that have cross-attention to a memory
+      with tanh gates in place of self-attention; `windows` and the like are of the others.
+    cross: fields of their `blocks.Cross`.
     dropout: rate after attention and MLP.
     ordered: (first, end): rows of the embedding table that start as a smooth curve (see
       `smooth_rows`), for tokens that stand for numbers.
@@ -93,7 +112,19 @@ class Decoder(nn.Module):
   attn_softcap: float = 0.0
   final_softcap: float = 0.0
   rope_base: float = 10_000.0
+  rotary: Mapping[str, Any] = FrozenDict()
   eps: float = 1e-6
+  extra_vocab: int = 0
+  out_vocab: int = 0
+  cross_layers: tuple[int, ...] = ()
+  cross: Mapping[str, Any] = FrozenDict()
+  head_bias: bool = False
+  embed_dim: int = 0
+  posemb: int = 0
+  posemb_offset: int = 0
+  final_norm: bool = True
+  norm_after: bool = False
+  parallel: bool = False
   dropout: float = 0.0
   ordered: tuple[int, int] = (0, 0)
   mode: str = "loop"
@@ -121,8 +152,12 @@ class Decoder(nn.Module):
       mlp_bias=self.mlp_bias,
       qk_norm=self.qk_norm,
       rope_base=self.rope_base,
+      rotary=rope.rotary(self.rotary),
+      cross=blocks.Cross(**self.cross),
       softcap=self.attn_softcap,
       post_norms=self.post_norms,
+      norm_after=self.norm_after,
+      parallel=self.parallel,
       dropout=self.dropout,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
@@ -134,9 +169,12 @@ class Decoder(nn.Module):
     period = len(self.windows)
     bases, scales = self.rope_bases or (0.0,) * period, self.rope_scales or (1.0,) * period
     kinds = tuple(map(blocks.Kind, self.windows, bases, scales))
-    whole, rest = divmod(self.depth, period)
-    groups = ((kinds, whole),) * (whole > 0)
-    return (*groups, (kinds[:rest], 1)) if rest else groups
+    if not self.cross_layers:
+      return blocks.periodic(kinds, self.depth)
+    own = itertools.cycle(kinds)
+    cross = blocks.Kind(cross=True, alone=True, tanh_gated=True)
+    layers = [cross if n in self.cross_layers else next(own) for n in range(self.depth)]
+    return blocks.periodic(blocks.period(layers), self.depth)
 
   def setup(self):
     for name in ("rope_bases", "rope_scales"):
@@ -145,26 +183,53 @@ class Decoder(nn.Module):
         raise ValueError(
           f"decoder {name} has {len(given)} entries for a period of {len(self.windows)} layers"
         )
-    self.embedding = self.param("embedding", self._init_embedding, (self.vocab, self.width))
+    rows = self.vocab - self.extra_vocab
+    if self.head_bias and self.tied:
+      raise ValueError("decoder head_bias needs a head of its own: tied must be false")
+    inner = self.embed_dim or self.width
+    self.embedding = self.param("embedding", self._init_embedding, (rows, inner))
+    if self.extra_vocab:
+      init, shape = nn.initializers.normal(inner**-0.5), (self.extra_vocab, inner)
+      self.embedding_extra = self.param("embedding_extra", init, shape, self.param_dtype)
     self.blocks = blocks.Stack(self.spec, self.groups, self.mode, self.remat)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    self.final_norm = norms.NORMS[self.norm](self.eps, name="norm", **dtypes)
+    if self.final_norm:
+      self.last_norm = norms.NORMS[self.norm](self.eps, name="norm", **dtypes)
+    if self.posemb:
+      shape = (self.posemb, self.width)
+      init = nn.initializers.normal(self.width**-0.5)
+      self.places = self.param("posemb", init, shape, self.param_dtype)
+    if inner != self.width:
+      linear = functools.partial(dense.Linear, "bld,de->ble", bias=False, **dtypes)
+      self.embed_in = linear((inner, self.width))
+      self.embed_out = linear((self.width, inner))
     if not self.tied:
-      shape = (self.width, self.vocab)
-      self.head = self.param("head", nn.initializers.lecun_normal(), shape, self.param_dtype)
+      init, shape = nn.initializers.lecun_normal(), (inner, self.out_vocab or rows)
+      if self.head_bias:
+        zeros = nn.initializers.zeros
+        self.head_shift = self.param("head_bias", zeros, shape[1:], self.param_dtype)
+      self.head = self.param("head", init, shape, self.param_dtype)
+      if self.extra_vocab:
+        shape = (inner, self.extra_vocab)
+        self.head_extra = self.param("head_extra", init, shape, self.param_dtype)
 
   def _init_embedding(self, rng: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """Normal rows of length about 1, those of `ordered` smooth."""
-    table = nn.initializers.normal(self.width**-0.5)(rng, shape, self.param_dtype)
+    table = nn.initializers.normal(shape[1] ** -0.5)(rng, shape, self.param_dtype)
     first, end = self.ordered
     if first == end:
       return table
-    rows = smooth_rows(jax.random.fold_in(rng, 1), end - first, self.width)
+    rows = smooth_rows(jax.random.fold_in(rng, 1), end - first, shape[1])
     return table.at[first:end].set(rows.astype(self.param_dtype))
 
   def embed(self, tokens: jax.Array) -> jax.Array:
     """int32 [B, T] -> [B, T, D]; a scale of sqrt(width) is rounded to the compute dtype."""
-    x = jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
+    table = self.embedding
+    if self.extra_vocab:
+      table = jnp.concatenate([table, self.embedding_extra])
+    x = jnp.take(table, tokens, axis=0).astype(self.dtype)
+    if self.embed_dim not in (0, self.width):
+      x = self.embed_in(x)
     if not self.embed_scale:
       return x
     return x * jnp.asarray(self.width**0.5, self.dtype)
@@ -176,18 +241,32 @@ class Decoder(nn.Module):
     if cache is not None:
       index, layers = cache.index, cache.layers
     see = {w: masks.visible(mask, keys, w, self.window_cuts_blocks) for w in set(self.windows)}
-    ctx = blocks.Ctx(fused.positions, see, index, train=train)
-    x, layers = self.blocks(fused.x.astype(self.dtype), ctx, layers)
+    memory = None if fused.memory is None else fused.memory.x.astype(self.dtype)
+    across = dict(memory=memory, memory_mask=caching.seen(cache, fused))
+    ctx = blocks.Ctx(fused.positions, see, index, train=train, **across)
+    x = fused.x.astype(self.dtype)
+    if self.posemb:
+      x = x + jnp.take(self.places, fused.positions + self.posemb_offset, axis=0).astype(x.dtype)
+    x, layers = self.blocks(x, ctx, layers)
     if cache is not None:
       cache = caching.advance(cache, layers, keys, fused)
-    return Decoded(self.final_norm(x), cache)
+    return Decoded(self.last_norm(x) if self.final_norm else x, cache)
 
   def logits(self, x: jax.Array) -> jax.Array:
     """Hidden states [B, K, D] -> logits [B, K, V] in `logits_dtype`."""
+    if self.embed_dim not in (0, self.width):
+      x = self.embed_out(x)
     if self.tied:
-      y = dense.scores(x, self.embedding)
+      parts = [dense.scores(x, self.embedding)]
+      if self.extra_vocab:
+        parts.append(dense.scores(x, self.embedding_extra))
     else:
-      y = dense.einsum("bkd,dv->bkv", x, self.head, jnp.float32)
+      parts = [dense.einsum("bkd,dv->bkv", x, self.head, jnp.float32)]
+      if self.head_bias:
+        parts[0] += self.head_shift.astype(jnp.float32)
+      if self.extra_vocab:
+        parts.append(dense.einsum("bkd,dv->bkv", x, self.head_extra, jnp.float32))
+    y = jnp.concatenate(parts, axis=-1) if self.extra_vocab else parts[0]
     if self.final_softcap:
       y = self.final_softcap * jnp.tanh(y / self.final_softcap)
     return y.astype(self.logits_dtype)

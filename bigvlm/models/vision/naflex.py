@@ -65,7 +65,7 @@ class NaFlex(vit.ViT):
     if self.final_norm == "tokens":
       x = self._norm("norm", x)
     pooled = self._pool(x, real > 0)
-    x = x.reshape(batch, slots, -1, self.width)
+    x = x.reshape(batch, slots, -1, x.shape[-1])
     return Features(x, item, None if pooled is None else pooled.reshape(batch, slots, -1))
 
   def _positions(self, pos: jax.Array, near: jax.Array) -> jax.Array:

@@ -126,16 +126,19 @@ class ViT(nn.Module):
     width, depth, hidden, heads, patch: sizes (see `decode_variant`).
     stem: "patch", a linear map of each patch, or "conv" (see `ConvStem`; few steps from scratch).
     stem_blocks: residual convolutions of a "conv" stem. patch_bias: bias of the linear map.
-    posemb: "learn", "sincos2d" or "sincos2d_aim" (see `layers.posemb`).
+    posemb: "learn", "sincos2d", "sincos2d_aim" (see `layers.posemb`) or "none".
     posemb_std: of a learned table at the start; 0 = width ** -0.5, the reference's, which is small
       beside the patches: fine for long training, slow to tell places apart in a short one.
     resample: method for a grid that is not the table's (`layers.posemb.METHODS`), outside training.
     cls: a class token in front (pool "tok" has one anyway). cls_posemb: with a position of its own.
       keep_cls: it stays in front of the patches that come out.
     patch_norm, pre_norm: a norm of the patches before, of all tokens after the positions.
-    final_norm: "tokens", or "pooled" for a norm of the pooled token only (CLIP).
+    final_norm: "tokens", "pooled" for a norm of the pooled token only (CLIP), or "none".
+    taps: numbers of layers (0 = the embeddings) whose hidden states come out, one after the other
+      on the last axis, in place of the last ones; only with `final_norm` and `pool` "none".
     norm, eps, act, gated, bias, out_bias, mlp_bias, layer_scale, qk_norm, parallel: of the layers
-      (`blocks.LayerSpec`); `norm`, `eps` and `act` of the other parts too.
+      (`blocks.LayerSpec`), and `qk_joint`, `qk_eps`; `norm`, `eps`, `act` of the other parts too.
+    last_norm: kind of the norm at the end; "" = `norm`.
     head_dim: of their attention; 0 = width / heads.
     pool: "map", "probe", "gap", "tok" (class token), "first" (patch), "tok_gap" (class token and
       the mean of the patches, one after the other), "all" (the head on every token, their outputs
@@ -164,6 +167,7 @@ class ViT(nn.Module):
   patch_norm: bool = False
   pre_norm: bool = False
   final_norm: str = "tokens"
+  taps: tuple[int, ...] = ()
   norm: str = "layer"
   eps: float = 1e-6
   act: str = "gelu_tanh"
@@ -173,6 +177,9 @@ class ViT(nn.Module):
   mlp_bias: bool | None = None
   layer_scale: float = 0.0
   qk_norm: bool = False
+  qk_joint: str = ""
+  qk_eps: float = 0.0
+  last_norm: str = ""
   parallel: bool = False
   head_dim: int = 0
   pool: str = "none"
@@ -204,7 +211,10 @@ class ViT(nn.Module):
   def __call__(self, media: Media, *, train: bool = False) -> Features:
     """media.pixels [B, I, H, W, 3] -> patches [B, I, N, D] and, with a pool, pooled [B, I, D'].
 
-    N counts the class token first when `keep_cls`.
+    N counts the class token first when `keep_cls`; D is as wide as all `taps`.
+
+    Raises:
+      ValueError: `taps` with a norm or a pool, or beyond the last layer.
     """
     batch, slots, height, width, _ = media.pixels.shape
     grid = self.grid(height, width)
@@ -215,17 +225,34 @@ class ViT(nn.Module):
     pooled = self._pool(x)
     if self.has_cls and not self.keep_cls:
       x = x[:, 1:]
-    x = x.reshape(batch, slots, -1, self.width)
+    x = x.reshape(batch, slots, *x.shape[1:])
     item = jnp.broadcast_to(media.item[:, :, None], x.shape[:3])
     return Features(x, item, None if pooled is None else pooled.reshape(batch, slots, -1))
 
   def _blocks(self, x: jax.Array, ctx: blocks.Ctx) -> jax.Array:
-    groups = (((blocks.Kind(),), self.depth),)
-    spec = dataclasses.replace(encoder_spec(self), qk_norm=self.qk_norm, parallel=self.parallel)
-    return blocks.Stack(spec, groups, self.mode, self.remat, name="blocks")(x, ctx)[0]
+    if self.taps and (self.final_norm != "none" or self.pool != "none"):
+      raise ValueError("an encoder with taps has final_norm 'none' and pool 'none'")
+    if self.taps and not 0 <= min(self.taps) <= max(self.taps) <= self.depth:
+      raise ValueError(f"taps {self.taps} of an encoder of {self.depth} layers")
+    # A group of layers ends at every tap.
+    ends = sorted({*self.taps, self.depth} - {0})
+    groups = tuple(((blocks.Kind(),), b - a) for a, b in zip([0, *ends], ends, strict=False))
+    spec = dataclasses.replace(
+      encoder_spec(self),
+      qk_norm=self.qk_norm,
+      qk_joint=self.qk_joint,
+      qk_eps=self.qk_eps,
+      parallel=self.parallel,
+    )
+    after = [x]
+    x, _ = blocks.Stack(spec, groups, self.mode, self.remat, name="blocks")(x, ctx, after=after)
+    if not self.taps:
+      return x
+    states = dict(zip([0, *ends], after, strict=True))
+    return jnp.concatenate([states[n] for n in self.taps], axis=-1)
 
   def _norm(self, name: str, x: jax.Array) -> jax.Array:
-    norm = norms.NORMS[self.norm]
+    norm = norms.NORMS[self.last_norm or self.norm if name == "norm" else self.norm]
     return norm(self.eps, dtype=self.dtype, param_dtype=self.param_dtype, name=name)(x)
 
   def _normalise(self, pixels: jax.Array) -> jax.Array:
@@ -257,9 +284,9 @@ class ViT(nn.Module):
     init = nn.initializers.normal(self.posemb_std or self.width**-0.5)
     if self.posemb == "learn":
       table = self.param("posemb", init, (1, h * w, self.width), self.param_dtype)
-    else:
-      table = jnp.asarray(posemb.TABLES[self.posemb](grid, self.width))
-    x = x + table.astype(x.dtype)
+      x = x + table.astype(x.dtype)
+    elif self.posemb != "none":
+      x = x + jnp.asarray(posemb.TABLES[self.posemb](grid, self.width)).astype(x.dtype)
     if self.has_cls:
       shape = (1, 1, self.width)
       cls = self.param("cls", nn.initializers.zeros, shape, self.param_dtype).astype(x.dtype)
@@ -298,5 +325,6 @@ class ViT(nn.Module):
 
 
 STEMS = ("patch", "conv")
-POSEMBS = ("learn", *posemb.TABLES)
+POSEMBS = ("learn", *posemb.TABLES, "none")
+FINAL_NORMS = ("tokens", "pooled", "none")
 POOLS = ("map", "probe", "gap", "tok", "first", "tok_gap", "all", "none")
