@@ -69,7 +69,7 @@ def shipped() -> list[str]:
   """Names of the configs that come with bigvlm, as `load` takes them."""
   folder = _configs_folder()
   found = (p.relative_to(folder).with_suffix("") for p in folder.rglob("*.py"))
-  return sorted(n.as_posix() for n in found if n.name not in ("__init__", "common"))
+  return sorted(n.as_posix() for n in found if n.name != "common" and not n.name.startswith("_"))
 
 
 def _configs_folder() -> pathlib.Path:

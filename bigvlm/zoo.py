@@ -42,10 +42,13 @@ def abstract_batch(model_cfg: Mapping, processor_cfg: Mapping, rows: int = 1) ->
     return Batch(None, {}, extra={"mask": mask})
   height, width = build.image_size(processor_cfg)
   slots = processor_cfg["image"].get("count", 1)
-  pixels = jax.ShapeDtypeStruct((rows, slots, height, width, 3), jnp.uint8)
   # A config may hold encoders that only another kind of model reads.
   encoders = () if model_cfg["kind"] == "lm" else model_cfg["encoders"]
-  media = {name: Media(pixels, ints(slots)) for name in encoders}
+  module, media = build.model(model_cfg), {}
+  for name in encoders:  # Some take pictures of one size only.
+    size = getattr(module.encoders[name], "size", (height, width))
+    pixels = jax.ShapeDtypeStruct((rows, slots, *size, 3), jnp.uint8)
+    media[name] = Media(pixels, ints(slots))
   length = processor_cfg["text_len"]
   if model_cfg["kind"] == "vlm":
     grid = build.patch_grid(model_cfg, processor_cfg)
@@ -55,7 +58,7 @@ def abstract_batch(model_cfg: Mapping, processor_cfg: Mapping, rows: int = 1) ->
     mask = MaskSpec(ints(length), ints(length), ints(length))
     return Text(ints(length), mask, ints(length), ints(length), ints(1))
 
-  encodes = hasattr(getattr(build.model(model_cfg), "decoder", None), "encode")
+  encodes = hasattr(getattr(module, "decoder", None), "encode")
   return Batch(text(length), media, target=text(1) if encodes else None)
 
 

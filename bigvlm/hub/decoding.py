@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 from bigvlm import generate as generation
-from bigvlm.hub import encdec_inputs, fields, inputs
-from bigvlm.types import Batch, Item, MaskSpec, Media, Text
+from bigvlm.hub import encdec_inputs, fields, inputs, memory_media, packed_media, readers
+from bigvlm.hub import media as media_lib
+from bigvlm.types import Batch, MaskSpec, Text
 
 # `labels` are for the reference's loss; a text model's reference reads no token types.
 _TEXT = ("input_ids", "attention_mask", "position_ids", "labels", "token_type_ids")
@@ -30,36 +31,72 @@ def lm_batch(model: Any, given: Mapping[str, Any], last: bool) -> Batch:
   """
   given = inputs.take(given, *_TEXT)
   tokens = inputs.ids(_need(given, "input_ids"), model.module.decoder.vocab)
-  return Batch(_text(given, tokens, np.ones_like(tokens), last), {})
+  return Batch(_text(given, tokens, np.ones_like(tokens), last, model.system.options), {})
 
 
 def vlm_batch(model: Any, given: Mapping[str, Any], last: bool) -> Batch:
-  """A batch with images in the places of a placeholder token; see `lm_batch`.
+  """A batch with media in the places of their placeholders; see `lm_batch`.
 
   Raises:
-    ValueError: also images and placeholders that do not match; names the row.
+    ValueError: also pictures and placeholders that do not match; names the row.
   """
-  given = inputs.take(given, *_TEXT, "pixel_values")
+  return _placed(model, given, last)[0]
+
+
+def _placed(
+  model: Any, given: Mapping[str, Any], last: bool
+) -> tuple[Batch, list[media_lib.Picture], media_lib.Placed]:
+  reader = readers.reader(model)
   options, decoder = model.system.options, model.module.decoder
+  encodes = hasattr(decoder, "encode")
+  given = inputs.take(given, *(encdec_inputs.INPUTS if encodes else _TEXT), *reader.inputs)
   tokens = _need(given, "input_ids")
-  image = tokens == options["image_token"]
   # The reference's placeholder may be no row of the table.
-  tokens = inputs.ids(np.where(image, 0, tokens), decoder.vocab)
-  media, at = _images(model, image, given.get("pixel_values"))
+  holes = np.isin(tokens, media_lib.placeholders(model))
+  words = inputs.ids(np.where(holes, 0, tokens), decoder.vocab)
+  pictures = reader.read(model, given)
+  placed = media_lib.place(model, tokens, pictures)
+  if encodes:
+    text = encdec_inputs.encoder(words, given).replace(media_index=placed.index)
+    target = encdec_inputs.target(model, given, len(words), last)
+    return Batch(text, placed.media, extra=placed.extra, target=target), pictures, placed
+  axes = None
+  if options.get("positions") == "mrope":
+    axes = packed_media.positions(model, given, tokens, pictures)
+  if axes is not None:
+    given.pop("position_ids", None)
+  tokens = words
   types = given.get("token_type_ids")
   mask = _like(tokens, given, "attention_mask")
   jumps = np.diff(given.get("position_ids", np.zeros((1, 0))), axis=-1) != 1
   if mask is None and not last and jumps.any():
     raise ValueError("position_ids that jump (packed rows) need an attention_mask beside them")
-  if types is None:
+  if types is None or "types" not in options:
     ar = np.ones_like(tokens)
   else:
     ar = _BLOCKS[options["types"]](_like(tokens, given, "token_type_ids"), mask)
-  text = _text(given, tokens, ar, last, options.get("first_position", 0))
-  return Batch(text.replace(media_index=at), media)
+  text = _text(given, tokens, ar, last, options)
+  text = text if axes is None else text.replace(positions=axes)
+  batch = Batch(text.replace(media_index=placed.index), placed.media, extra=placed.extra)
+  return batch, pictures, placed
 
 
-BATCHES = {"lm": lm_batch, "vlm": vlm_batch, "encdec": encdec_inputs.batch}
+def memory_batch(model: Any, given: Mapping[str, Any], last: bool) -> Batch:
+  """A batch with media that are seen by cross-attention; see `lm_batch`."""
+  reader = memory_media.reader(model)
+  given = inputs.take(given, *_TEXT, *reader.inputs)
+  tokens = inputs.ids(_need(given, "input_ids"), model.module.decoder.vocab)
+  media, see = reader.read(model, given)
+  text = _text(given, tokens, np.ones_like(tokens), last, model.system.options)
+  return Batch(text.replace(see=see), media)
+
+
+BATCHES = {
+  "lm": lm_batch,
+  "vlm": vlm_batch,
+  "encdec": encdec_inputs.batch,
+  "memory": memory_batch,
+}
 
 
 def _need(given: Mapping[str, np.ndarray], name: str) -> np.ndarray:
@@ -98,18 +135,28 @@ _BLOCKS = {"prefix": _prefix, "images": _image_blocks}
 
 
 def _text(
-  given: Mapping[str, np.ndarray], tokens: np.ndarray, ar: np.ndarray, last: bool, first: int = 0
+  given: Mapping[str, np.ndarray],
+  tokens: np.ndarray,
+  ar: np.ndarray,
+  last: bool,
+  options: Mapping[str, Any],
 ) -> Text:
-  """Text without media. Windows count columns, padding included, as the reference's do."""
+  """Text without media. Windows count columns, padding included, as the reference's do.
+
+  Options: `first_position`; `numbered`: only real tokens are counted in positions, always, and
+  padding has `pad_position`.
+  """
+  first, numbered = options.get("first_position", 0), options.get("numbered", False)
   rows, length = tokens.shape
   column = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
   mask = _like(tokens, given, "attention_mask")
   positions = given.get("position_ids")
   # Padding looks at what a real token in its place would see; nothing sees it.
   segment = np.ones_like(tokens) if mask is None else np.where(mask > 0, 1, -1)
-  if positions is None and last and mask is not None:
+  if positions is None and (last or numbered) and mask is not None:
     # The reference numbers real tokens when it generates, and goes on from the last column's.
-    positions = np.where(mask > 0, np.cumsum(mask > 0, axis=1) - 1, 0).astype(np.int32)
+    pad = 0 if last else options.get("pad_position", -1)
+    positions = np.where(mask > 0, np.cumsum(mask > 0, axis=1) - 1, pad).astype(np.int32)
     positions = positions + np.int32(first)
   elif positions is None:
     positions = column + np.int32(first)
@@ -122,60 +169,58 @@ def _text(
   return Text(tokens, spec, positions, np.full_like(tokens, -1), read)
 
 
-def _images(
-  model: Any, image: np.ndarray, pixels: np.ndarray | None
-) -> tuple[dict[str, Media], np.ndarray]:
-  """Media of a batch and, for every token, the row of the connector's output it stands for.
-
-  Args:
-    model: `HubModel`. image: bool [B, T], the placeholders. pixels: [n, 3, H, W] of all rows, in
-      reading order, or None.
-  """
-  at = np.full(image.shape, -1, np.int32)
-  counts = image.sum(axis=1)
-  if pixels is None:
-    if counts.any():
-      row = int(counts.argmax())
-      raise ValueError(f"input_ids row {row} has image placeholders, but there are no pixel_values")
-    return {}, at
-  flat = inputs.media(pixels).pixels[:, 0]
-  grid = model.module.encoders["image"].grid(*flat.shape[1:3])
-  size = len(model.module.connector.rows([Item(0, (1, *grid))])[0])
-  wanted, rest = np.divmod(counts, size)
-  if rest.any():
-    row = int(rest.argmax())
-    raise ValueError(
-      f"input_ids row {row} has {counts[row]} image placeholders, but an image takes {size}"
-    )
-  ends = np.cumsum(wanted)
-  if ends[-1] != len(flat):
-    row = int(np.searchsorted(ends, len(flat) + 1)) if ends[-1] > len(flat) else len(counts) - 1
-    raise ValueError(
-      f"pixel_values has {len(flat)} images, but input_ids has placeholders for {ends[-1]} "
-      f"({size} tokens each): they do not match in row {row}"
-    )
-  slots = max(int(wanted.max()), 1)
-  x = np.zeros((len(counts), slots, *flat.shape[1:]), np.float32)
-  item = np.zeros((len(counts), slots), np.int32)
-  rows = np.concatenate(model.module.connector.rows([Item(n, (1, *grid)) for n in range(slots)]))
-  for row, n in enumerate(wanted):
-    x[row, :n] = flat[ends[row] - n : ends[row]]
-    item[row, :n] = np.arange(1, n + 1)
-    at[row, image[row]] = rows[: counts[row]]
-  return {"image": Media(x, item)}, at
-
-
 def lm(model: Any, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """A text model: `logits` [B, T, V]."""
-  return {"logits": np.asarray(model.apply(lm_batch(model, given, False)).logits)}
+  batch = lm_batch(model, given, False)
+  _room(model, batch)
+  return {"logits": np.asarray(model.apply(batch).logits)}
+
+
+def _room(model: Any, batch: Batch, new: int = 1) -> None:
+  """Refuses a text that, `new` ids later, is longer than the decoder's table of positions."""
+  rows = getattr(model.module.decoder, "posemb", 0)
+  if rows:
+    rows -= model.module.decoder.posemb_offset
+    end = int(batch.text.positions.max()) + new
+    if end > rows:
+      raise ValueError(f"the text has {end} positions with what is generated, the model has {rows}")
 
 
 def vlm(model: Any, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """A vision-language model: `logits` [B, T, V] and, with images, `image_features` [N, D]."""
-  out = model.apply(vlm_batch(model, given, False))
+  """A vision-language model: `logits` [B, T, V] and, with media, `image_features` and
+  `video_features` [N, D], every picture's rows in reading order, and `qformer_output` [n, L, D']
+  where the connector shows it."""
+  batch, pictures, placed = _placed(model, given, False)
+  _room(model, batch)
+  out = model.apply(batch)
+  found = {"logits": np.asarray(out.logits)}
+  soft = None if out.soft is None else np.asarray(out.soft.x)
+  for name in ("image", "video"):
+    token = model.system.options.get(f"{name}_token")
+    rows = [
+      soft[row, at]
+      for picture, (row, at) in zip(pictures, placed.where, strict=True)
+      if picture.token == token
+    ]
+    if rows:
+      found[f"{name}_features"] = np.concatenate(rows)
+  if out.soft is not None and out.soft.hidden is not None:
+    slots = batch.media[model.module.connector.source].item > 0
+    found["qformer_output"] = np.asarray(out.soft.hidden)[slots]
+  return found
+
+
+def memory(model: Any, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """A model with cross-attention: `logits` [B, T, V] and, with media, what is seen of them, see
+  `memory_media.Reader`."""
+  batch = memory_batch(model, given, False)
+  out = model.apply(batch)
   found = {"logits": np.asarray(out.logits)}
   if out.soft is not None:
-    found["image_features"] = np.asarray(out.soft.x)[np.asarray(out.soft.item) > 0]
+    rows, slots = batch.media["image"].item.shape
+    states, reader = np.asarray(out.soft.x), memory_media.reader(model)
+    lead = (rows, slots) if reader.by_row else (rows * slots,)
+    found[reader.states] = states.reshape(*lead, -1, states.shape[-1])
   return found
 
 
@@ -186,11 +231,9 @@ def ends(model: Any) -> tuple[tuple[int, ...], int | None]:
   first end stands for it.
   """
   eos, pad = model.system.options.get("eos", ()), model.system.options.get("pad")
-  path = None if model.directory is None else model.directory / "generation_config.json"
-  if path is not None and path.is_file():
-    cfg = fields.read_json(path)
-    if cfg.get("eos_token_id") is not None:
-      eos, pad = fields.ids(cfg["eos_token_id"]), cfg.get("pad_token_id")
+  cfg = fields.generation(model)
+  if cfg.get("eos_token_id") is not None:
+    eos, pad = fields.ids(cfg["eos_token_id"]), cfg.get("pad_token_id")
   return eos, pad if pad is not None or not eos else eos[0]
 
 
@@ -204,11 +247,16 @@ def trim(ids: np.ndarray, eos: tuple[int, ...]) -> np.ndarray:
 def greedy(model: Any, given: Mapping[str, Any], max_new_tokens: int) -> np.ndarray:
   """Continues every row of a model by its likeliest tokens, int32 [B, n]."""
   eos, pad = ends(model)
-  tokens = given.get("input_ids")
-  if given.get("attention_mask") is None and tokens is not None and pad not in (None, *eos):
+  tokens, options = given.get("input_ids"), model.system.options
+  if tokens is None and "prompt" in options and given.get("pixel_values") is not None:
+    rows = len(given["pixel_values"])
+    given = dict(given) | {"input_ids": np.tile(np.int32(options["prompt"]), (rows, 1))}
+  guess = options.get("guess_padding", True) and given.get("attention_mask") is None
+  if guess and tokens is not None and pad not in (None, *eos):
     # Without a mask the reference takes pad ids for padding, unless they also end a row.
     given = dict(given) | {"attention_mask": (np.asarray(tokens) != pad).astype(np.int32)}
   batch = BATCHES[model.system.inputs](model, given, True)
+  _room(model, batch, max_new_tokens)
   module, params, batch = model.decoding(batch)
   ids = generation.generate(
     module,
@@ -222,5 +270,5 @@ def greedy(model: Any, given: Mapping[str, Any], max_new_tokens: int) -> np.ndar
   return trim(np.asarray(ids), eos)
 
 
-KINDS = {"lm": lm, "vlm": vlm, "encdec": encdec_inputs.forward}
-GENERATORS = {"lm": greedy, "vlm": greedy, "encdec": greedy}
+KINDS = {"lm": lm, "vlm": vlm, "encdec": encdec_inputs.forward, "memory": memory}
+GENERATORS = dict.fromkeys(KINDS, greedy)

@@ -26,6 +26,7 @@ _ACTIVATIONS = {
   "quick_gelu": "quick_gelu",
   "silu": "silu",
   "relu": "relu",
+  "relu2": "relu2",
 }
 
 

@@ -8,41 +8,53 @@ import numpy as np
 from bigvlm.hub import fields, inputs
 from bigvlm.types import Batch, MaskSpec, Text
 
-_ENCODER = ("input_ids", "attention_mask")
-_DECODER = ("decoder_input_ids", "decoder_attention_mask", "labels")
+INPUTS = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask", "labels")
 
 
 def batch(model: Any, given: Mapping[str, Any], last: bool) -> Batch:
   """An encoder-decoder's batch.
 
-  The decoder reads `decoder_input_ids` or, without them, `labels` shifted by one.
-
   Args:
-    model: `HubModel`. given: inputs of transformers. last: for generation: the decoder reads its
-      start token alone, whatever is given for it.
+    model: `HubModel`. given: inputs of transformers. last: see `target`.
 
   Raises:
     ValueError: an input that is missing, unknown, of another shape or out of range.
   """
-  given = inputs.take(given, *_ENCODER, *_DECODER)
+  given = inputs.take(given, *INPUTS)
   if "input_ids" not in given:
     raise ValueError(f"the inputs lack input_ids; they have {', '.join(given) or 'nothing'}")
-  vocab, options = model.module.decoder.vocab, model.system.options
-  tokens = inputs.ids(given["input_ids"], vocab)
-  text = _text(tokens, given, "attention_mask", 0)
+  tokens = inputs.ids(given["input_ids"], model.module.decoder.vocab)
+  return Batch(encoder(tokens, given), {}, target=target(model, given, len(tokens), last))
+
+
+def encoder(tokens: np.ndarray, given: Mapping[str, np.ndarray]) -> Text:
+  """What the encoder reads: tokens int32 [B, T] under `attention_mask`."""
+  return _text(tokens, given, "attention_mask", 0)
+
+
+def target(model: Any, given: Mapping[str, np.ndarray], rows: int, last: bool) -> Text:
+  """What the decoder reads: `decoder_input_ids` or, without them, `labels` shifted by one.
+
+  Args:
+    model: `HubModel`. given: inputs of transformers. rows: of the batch.
+    last: for generation: the decoder reads its start token alone, whatever is given for it.
+
+  Raises:
+    ValueError: neither, or ids that do not fit.
+  """
+  options = model.system.options
   if last:
-    name, target = "decoder_start_token_id", np.full((len(tokens), 1), _start(model))
+    name, ids = "decoder_start_token_id", np.full((rows, 1), _start(model))
   elif "decoder_input_ids" in given:
-    name, target = "decoder_input_ids", given["decoder_input_ids"]
+    name, ids = "decoder_input_ids", given["decoder_input_ids"]
   elif "labels" in given:
-    name, target = "labels", _shifted(given["labels"], options["start"], options["pad"])
+    name, ids = "labels", _shifted(given["labels"], options["start"], options["pad"])
   else:
     raise ValueError("an encoder-decoder needs decoder_input_ids or labels beside input_ids")
-  target = inputs.ids(target, vocab, name)
-  if len(target) != len(tokens):
-    raise ValueError(f"{name} has {len(target)} rows, but input_ids has {len(tokens)}")
-  masks = {} if last else given
-  return Batch(text, {}, target=_text(target, masks, "decoder_attention_mask", 1))
+  ids = inputs.ids(ids, model.module.decoder.vocab, name)
+  if len(ids) != rows:
+    raise ValueError(f"{name} has {len(ids)} rows, but input_ids has {rows}")
+  return _text(ids, {} if last else given, "decoder_attention_mask", 1)
 
 
 def forward(model: Any, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -56,7 +68,8 @@ def _text(tokens: np.ndarray, given: Mapping[str, np.ndarray], name: str, ar: in
   if mask is not None and mask.shape != tokens.shape:
     raise ValueError(f"{name} is {list(mask.shape)}, but its tokens are {list(tokens.shape)}")
   column = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
-  segment = np.ones_like(tokens) if mask is None else (mask > 0).astype(np.int32)
+  # Padding looks at what a real token in its place would see; nothing sees it.
+  segment = np.ones_like(tokens) if mask is None else np.where(mask > 0, 1, -1).astype(np.int32)
   spec = MaskSpec(segment, column * np.int32(ar), column)
   return Text(tokens, spec, column, np.full_like(tokens, -1), column)
 
@@ -70,7 +83,5 @@ def _shifted(labels: np.ndarray, start: int, pad: int) -> np.ndarray:
 
 def _start(model: Any) -> int:
   """The decoder's first token: that of `generation_config.json`, else of the config."""
-  path = None if model.directory is None else model.directory / "generation_config.json"
-  cfg = fields.read_json(path) if path is not None and path.is_file() else {}
-  start = cfg.get("decoder_start_token_id")
+  start = fields.generation(model).get("decoder_start_token_id")
   return model.system.options["start"] if start is None else start

@@ -23,6 +23,7 @@ _ACTIVATIONS = {
   "silu": "silu",
   "swish": "silu",
   "relu": "relu",
+  "relu2": "relu2",
 }
 
 
@@ -75,6 +76,13 @@ def size(value: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
   return int(height), int(width)
 
 
+def generation(model: Any) -> dict[str, Any]:
+  """`generation_config.json` of a `HubModel`; empty without one, or where it is not the model's."""
+  path = None if model.directory is None else model.directory / "generation_config.json"
+  counts = model.system.options.get("generation_config", True)
+  return read_json(path) if counts and path is not None and path.is_file() else {}
+
+
 def with_size(cfg: Mapping[str, Any], size: tuple[int, int], patch: int) -> dict[str, Any]:
   """A `config.json` for another image size (height, width) in pixels."""
   value: Any = size[0] if size[0] == size[1] else list(size)
@@ -111,6 +119,12 @@ def labels(cfg: Mapping[str, Any]) -> int:
   """Number of classes of a classifier: that of `id2label`, else `num_labels`, else 2."""
   named = cfg.get("id2label")
   return cfg.get("num_labels", 2) if named is None else len(named)
+
+
+def ends(cfg: Mapping[str, Any], eos: Any = None, pad: int | None = None) -> dict[str, Any]:
+  """Options of generation: `eos` and `pad` of a config, else those given."""
+  found = fields(cfg, eos_token_id=eos, pad_token_id=pad)
+  return dict(eos=ids(found.eos_token_id), pad=found.pad_token_id)
 
 
 def ids(value: int | list[int] | None) -> tuple[int, ...]:

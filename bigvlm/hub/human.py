@@ -13,15 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigvlm.hub import answering, decoding
+from bigvlm.processing import video
+from bigvlm.processing.hub import decoded, processors
 from bigvlm.processing.hub import images as image_lib
-from bigvlm.processing.hub import processors
 from bigvlm.sampling import GREEDY, Sampling
 from bigvlm.types import Item
 
 BUCKET = 32  # Prompts.
 _ANSWER = 8  # Answers that are scored.
-_DECODERS = ("lm", "vlm", "encdec")
-KINDS = (*_DECODERS, "dual", "encoder")  # With files of transformers.
+_DECODERS = ("lm", "vlm", "encdec", "memory")
+KINDS = (*_DECODERS, "dual", "encoder", "matching")  # With files of transformers.
 
 
 class Human:
@@ -50,6 +51,11 @@ class Human:
     return not isinstance(self.processor, (processors.Processor, type(None)))
 
   @property
+  def _encodes(self) -> bool:
+    """Whether prompts are for an encoder, and answers for a decoder of its own."""
+    return hasattr(getattr(self.module, "decoder", None), "encode")
+
+  @property
   def _files(self) -> pathlib.Path | None:
     """The directory, where its files are transformers'."""
     return self.directory if self.system.inputs in KINDS else None
@@ -67,7 +73,8 @@ class Human:
     """Answers every prompt.
 
     Args:
-      images: one image or a list of images for each prompt; None for a text model.
+      images: one image or a list of images for each prompt; None for a text model. A model that
+        takes videos also has `processing.video.Clip`s, video files and folders among them.
       prompts: as many strings. Where a prompt does not mark the places of its images they stand
         in front of it.
       max_new_tokens: most tokens of an answer.
@@ -128,7 +135,7 @@ class Human:
     kind = self._kind("generate", *_DECODERS)
     found: list[list[answering.Answer]] = []
     for n, (rows, count) in enumerate(_batches(_paired(images, prompts), batch_size)):
-      given = self._prompt(rows)
+      given = self.prompt_inputs(rows)
       given.pop("labels", None)
       found += answering.answers(
         self,
@@ -171,14 +178,14 @@ class Human:
     rows = [(*row, answer) for row, answer in zip(_paired(images, prompts), answers, strict=True)]
     found = []
     for part, count in _batches(rows, batch_size):
-      given = self._prompt(part)
+      given = self.prompt_inputs(part)
       labels = given["labels"]
-      if kind == "encdec":
+      if self._encodes:
         labels = np.pad(labels, ((0, 0), (0, -labels.shape[1] % _ANSWER)), constant_values=-100)
         logits = self.forward_hf(given | {"labels": labels})["logits"]
       else:
         batch = decoding.BATCHES[kind](self, given, False)
-        read, labels = _reads(labels)
+        read, labels = reads(labels)
         logits = self.apply(batch.replace(text=batch.text.replace(read=read))).logits
       found.append(np.asarray(_log_prob(logits, labels))[:count])
     return np.concatenate(found) if found else np.zeros(0, np.float32)
@@ -195,7 +202,7 @@ class Human:
     key = "image_embeds" if kind == "dual" else "pooler_output"
     settings = self._sizes()
     found = []
-    for rows, count in _batches(image_lib.flat(images), batch_size):
+    for rows, count in _batches(decoded.flat(images), batch_size):
       out = self.forward_hf(self.processor(images=rows, **settings))
       if key not in out:
         raise ValueError(f"embed_image needs a model that pools its patches; this gives {[*out]}")
@@ -234,30 +241,47 @@ class Human:
       )
     return kind
 
-  def _prompt(self, rows: Sequence[tuple]) -> dict[str, np.ndarray]:
-    """Inputs of (images, prompt[, answer]) rows, padded on the left of a decoder."""
+  def prompt_inputs(self, rows: Sequence[tuple], **more: Any) -> dict[str, np.ndarray]:
+    """Inputs of (images, prompt[, answer]) rows, padded on the left of a decoder.
+
+    `more` are settings of the processor instead of those that this call has.
+    """
     groups, prompts, *answers = zip(*rows, strict=True)
     settings: dict[str, Any] = dict(padding=True, pad_to_multiple_of=BUCKET)
-    if self.system.inputs != "encdec":
+    if not self._encodes:
       settings["padding_side"] = "left"
     tokenizer = self.processor.tokenizer
     start = tokenizer.special.get("bos_token") if tokenizer else None
-    if start and all(prompt.startswith(start) for prompt in prompts):
-      settings["add_special_tokens"] = False  # A chat template has put it there.
+    there = start and all(prompt.startswith(start) for prompt in prompts)  # By a chat template.
+    if there or self.processor.STARTS:
+      settings["add_special_tokens"] = False
     if answers:
       settings["suffix"] = list(answers[0])
+    films = video.is_video if self.processor.videos is not None else lambda one: False
+    if self.processor.images is None and self.processor.videos is not None:
+      groups = [[one if films(one) else self._still(one) for one in group] for group in groups]
+    clips = [[one for one in group if films(one)] for group in groups]
+    groups = [[one for one in group if not films(one)] for group in groups]
+    if any(groups) or any(clips):
+      prompts = self.processor.placed(prompts, groups, [len(group) for group in clips])
     if any(groups):
-      prompts = self.processor.placed(prompts, groups)
-      settings |= self._sizes() | {"images": list(groups)}
+      settings |= self._sizes() | {"images": groups}
+    if any(clips):
+      settings["videos"] = clips
+    settings = {k: v for k, v in (settings | more).items() if v is not None}
     return self.processor(text=list(prompts), **settings)
+
+  def _still(self, picture: Any) -> video.Clip:
+    """A picture as a video, for models that read videos alone."""
+    return video.read([picture] * self.processor.FRAMES)
 
   def _sizes(self) -> dict[str, Any]:
     """Settings of the image processor that the model decides, not the files."""
     pixels: image_lib.ImageProcessor | None = self.processor.images
-    if pixels is None:
+    encoder = getattr(self.module, "encoders", {}).get("image")
+    if pixels is None or encoder is None or self.system.image_size is None:
       return {}
-    encoder = self.module.encoders["image"]
-    if pixels.kind == "patches":
+    if isinstance(pixels, image_lib.Patches):
       return {"patch_size": encoder.patch, "max_num_patches": pixels.max_patches}
     settings: dict[str, Any] = {}
     if self.system.image_size != self.loaded_size:  # `load(res=)`
@@ -276,8 +300,15 @@ def _paired(images: Sequence[Any] | None, prompts: Sequence[str]) -> list[tuple[
     return [([], prompt) for prompt in prompts]
   if len(images) != len(prompts):
     raise ValueError(f"{len(images)} images but {len(prompts)} prompts")
-  groups = [[] if one is None else image_lib.flat(one) for one in images]
+  groups = [[] if one is None else media_of(one) for one in images]
   return list(zip(groups, prompts, strict=True))
+
+
+def media_of(given: Any) -> list[Any]:
+  """Images and videos of one prompt, in order."""
+  if isinstance(given, (list, tuple)):
+    return [one for part in given for one in media_of(part)]
+  return [given] if video.is_video(given) else decoded.flat(given)
 
 
 def _strings(name: str, given: Sequence[str]) -> list[str]:
@@ -294,7 +325,7 @@ def _batches(rows: Sequence[Any], size: int) -> Iterator[tuple[list[Any], int]]:
     yield part + [part[-1]] * (size - len(part)), len(part)
 
 
-def _reads(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def reads(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """The positions that predict labels [B, T], and what they predict, both [B, K]; -100 = none."""
   wanted = labels != -100
   most = -(-int(wanted.sum(axis=1).max()) // _ANSWER) * _ANSWER

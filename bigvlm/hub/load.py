@@ -215,6 +215,8 @@ def resized(model: HubModel, size: tuple[int, int]) -> HubModel:
   towers: dict[str, Mapping] = dict(params["encoders"])
   for name, encoder in model.module.encoders.items():
     have, want = encoder.grid(*system.image_size), encoder.grid(*size)
+    if getattr(encoder, "fixed", False) and have != want:
+      raise ValueError(f"res={size}: encoder {name!r} has tables for {system.image_size} alone")
     if min(want) < 1:
       raise ValueError(f"res={size} holds no patch of {encoder.patch} pixels")
     if "posemb" in towers[name] and not encoder.resizes:

@@ -12,13 +12,22 @@ import numpy as np
 
 from bigvlm import api, lora
 from bigvlm.ckpt import transfer
-from bigvlm.hub import bigvision_files, bigvision_inputs, decoding, human, inputs, save
+from bigvlm.hub import (
+  bigvision_files,
+  bigvision_inputs,
+  decoding,
+  human,
+  inputs,
+  matching_inputs,
+  media,
+  save,
+)
 from bigvlm.hub.system import System
 from bigvlm.layers import posemb
 from bigvlm.parallel import mesh as meshes
 from bigvlm.types import Batch, Outputs
 
-_KINDS = inputs.KINDS | decoding.KINDS | bigvision_inputs.KINDS
+_KINDS = inputs.KINDS | decoding.KINDS | bigvision_inputs.KINDS | matching_inputs.KINDS
 _GENERATORS = decoding.GENERATORS | bigvision_inputs.GENERATORS
 
 
@@ -30,6 +39,7 @@ class HubModel(human.Human, api.Model):
     directory: where it was loaded from, or None. json: its `config.json`, or None.
     dtype: the dtype that `load` was asked for, or None for that of the files.
     npz: the file of big_vision that it came from, or None.
+    padding: encoder name -> the part of its slots or patches that was padding in the last call.
   """
 
   def __init__(
@@ -53,6 +63,7 @@ class HubModel(human.Human, api.Model):
     self.dtype = dtype
     self.json = json
     self.npz = npz
+    self.padding: dict[str, float] = {}
     self.loaded_size = system.image_size  # That of config.json; `load(res=)` makes another.
 
   def forward_hf(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -97,23 +108,25 @@ class HubModel(human.Human, api.Model):
   def decoding(self, batch: Batch) -> tuple[nn.Module, Any, Batch]:
     """What `bigvlm.generate` takes for a batch of NumPy arrays: module, parameters, batch."""
     module, params = self._decoding
+    self.padding = media.waste(batch.media)
     batch = jax.device_put(batch, meshes.replicated(self.mesh))
     return module, self.params_for(batch, params), batch
 
   def apply(self, batch: Batch, module: nn.Module | None = None) -> Outputs:
     """The module on a batch of NumPy arrays, at any image size; outputs are float32."""
+    self.padding = media.waste(batch.media)
     batch = jax.device_put(batch, meshes.replicated(self.mesh))
     return _apply(module or self.module, self.params_for(batch), batch)
 
   def params_for(self, batch: Batch, params: Any = None) -> Any:
     """The parameters (or `params`) with position tables for the image sizes of a batch."""
     params = self.params if params is None else params
-    for name, media in batch.media.items():
+    for name, given in batch.media.items():
       encoder = self.module.encoders[name]
       if encoder.resizes:
         continue
       have = encoder.grid(*self.system.image_size)
-      want = encoder.grid(*media.pixels.shape[2:4])
+      want = encoder.grid(*given.pixels.shape[2:4])
       if have != want and encoder.posemb == "learn":
         if self.system.options.get("flat_table"):  # Of a grid that only the pictures tell.
           if math.prod(have) == math.prod(want):

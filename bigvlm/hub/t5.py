@@ -149,19 +149,33 @@ def _equal(source: Source, a: str, b: str) -> bool:
   return True
 
 
-def _system(cfg: Mapping[str, Any], given: dict[str, Any]) -> System:
+def _mt5(cfg: Mapping[str, Any]) -> dict[str, Any]:
+  """Decoder config of an `MT5Config`; its hidden states are never scaled before the logits."""
+  sizes = dict(vocab_size=250_112, d_ff=1024, num_layers=8, num_heads=6)
+  return decoder(cfg, scaled=False, feed_forward_proj="gated-gelu", **sizes)
+
+
+# `model_type` of a text config -> reader of it, for models around such a text model.
+DECODERS = {"t5": decoder, "mt5": _mt5}
+
+
+def special_ids(cfg: Mapping[str, Any]) -> dict[str, Any]:
+  """Options of generation: ids that end a row, fill it and start it."""
   f = fields.fields(cfg, pad_token_id=0, eos_token_id=1, decoder_start_token_id=None)
   start = f.decoder_start_token_id
-  options = dict(
+  return dict(
     pad=f.pad_token_id,
     eos=fields.ids(f.eos_token_id),
     start=f.pad_token_id if start is None else start,
   )
+
+
+def _system(cfg: Mapping[str, Any], given: dict[str, Any]) -> System:
   return System(
     dict(kind="lm", decoder=given),
     ckpt_map(given["gated"], given["tied"]),
     "encdec",
-    options=options,
+    options=special_ids(cfg),
     refine=untie,
   )
 
@@ -172,6 +186,5 @@ def t5(cfg: Mapping[str, Any]) -> System:
 
 
 def mt5(cfg: Mapping[str, Any]) -> System:
-  """`MT5ForConditionalGeneration`; its hidden states are never scaled before the logits."""
-  sizes = dict(vocab_size=250_112, d_ff=1024, num_layers=8, num_heads=6)
-  return _system(cfg, decoder(cfg, scaled=False, feed_forward_proj="gated-gelu", **sizes))
+  """`MT5ForConditionalGeneration`."""
+  return _system(cfg, _mt5(cfg))

@@ -25,11 +25,16 @@ def paligemma():
   return bigvlm.load(ROOT / "human_paligemma")
 
 
-@pytest.mark.parametrize("name", ["paligemma", "siglip"])
+def videos():
+  with np.load(ROOT / "videos.npz", allow_pickle=False) as f:
+    return {k: f[k] for k in f.files}
+
+
+@pytest.mark.parametrize("name", ["internvl", "paligemma", "siglip"])
 def test_equals_the_reference(name):
   folder = ROOT / f"human_{name}"
   expected = json.loads((folder / "cases.json").read_text("utf-8"))
-  assert processors_check.check_human(folder, expected, pictures()) == []
+  assert processors_check.check_human(folder, expected, pictures(), videos()) == []
 
 
 def test_a_batch_is_its_rows(paligemma):
@@ -88,7 +93,7 @@ def test_two_images_in_a_prompt(paligemma):
 def test_another_resolution_takes_more_tokens():
   larger = bigvlm.load(ROOT / "human_paligemma", res=24)
   image = pictures()["rgb"]
-  given = larger._prompt([([image], "ocr")])
+  given = larger.prompt_inputs([([image], "ocr")])
   assert given["pixel_values"].shape == (1, 3, 24, 24)
   assert (given["input_ids"] == larger.processor.tokenizer.id("<image>")).sum() == 16
   assert len(larger.generate([image], ["ocr"], max_new_tokens=2)) == 1
@@ -122,4 +127,4 @@ def test_predict_takes_a_checkpoint(tmp_path, capsys):
   assert capsys.readouterr().out == expected["generate"][1][1] + "\n"
   assert Image.open(out).width > 0
   assert cli.main(["predict", str(ROOT / "human_siglip"), *given]) == 2
-  assert "generate is for lm or vlm or encdec models" in capsys.readouterr().err
+  assert "generate is for lm or vlm or encdec or memory models" in capsys.readouterr().err

@@ -23,7 +23,12 @@ _ANSWER = 3  # Tokens at the end of every row that are learnt.
 
 
 def answers(inputs: dict[str, np.ndarray]) -> np.ndarray:
-  """Labels int64 [B, T] as transformers takes them: the last tokens of a row, else -100."""
+  """Labels int64 [B, T] as transformers takes them: the last tokens of a row, else -100.
+
+  Of an encoder-decoder the tokens that its decoder reads, which says again what it has just read.
+  """
+  if "decoder_input_ids" in inputs:
+    return np.where(inputs["decoder_attention_mask"] > 0, inputs["decoder_input_ids"], -100)
   mask = inputs["attention_mask"]
   last = (np.cumsum(mask[:, ::-1], axis=1)[:, ::-1] <= _ANSWER) & (mask > 0)
   return np.where(last, inputs["input_ids"], -100)
@@ -35,7 +40,12 @@ def theirs(made: tuple[Any, dict, dict], labels: np.ndarray, old: bool) -> tuple
 
   model, inputs, options = made
   model = copy.deepcopy(model)
-  loss = model(**reference.tensors(inputs | dict(labels=labels))).loss
+  given = reference.tensors(inputs | dict(labels=labels))
+  if getattr(model.config, "additional_vocab_size", 0):  # Its own loss forgets those.
+    labels = given.pop("labels")[:, 1:].flatten()
+    loss = torch.nn.functional.cross_entropy(model(**given).logits[:, :-1].flatten(0, 1), labels)
+  else:
+    loss = model(**given).loss
   loss.backward()
   with torch.no_grad():
     for p in model.parameters():
@@ -48,7 +58,9 @@ def theirs(made: tuple[Any, dict, dict], labels: np.ndarray, old: bool) -> tuple
 def ours(model: Any, inputs: dict[str, np.ndarray], labels: np.ndarray) -> tuple[float, dict]:
   """The same of a `HubModel`."""
   batch = decoding.BATCHES[model.system.inputs](model, inputs, False)
-  wanted = np.concatenate([labels[:, 1:], np.full_like(labels[:, :1], -100)], axis=1)
+  wanted = labels
+  if batch.target is None:
+    wanted = np.concatenate([labels[:, 1:], np.full_like(labels[:, :1], -100)], axis=1)
   weights = (wanted != -100).astype(np.float32)
   batch = batch.replace(labels=np.where(wanted < 0, 0, wanted).astype(np.int32), weights=weights)
   objective = lm.PrefixLM(normalize="token")
@@ -57,7 +69,10 @@ def ours(model: Any, inputs: dict[str, np.ndarray], labels: np.ndarray) -> tuple
     return objective(model.module.apply({"params": params}, batch), batch)[0]
 
   value, grads = jax.jit(jax.value_and_grad(loss))(model.params)
-  return float(value), transfer.export(model.system.map, grads, model.origin)
+  found = transfer.export(model.system.map, grads, model.origin)
+  for name in model.origin.carried:  # What no forward pass reads has no gradient in the reference.
+    found[model.origin.names[name]] = np.zeros_like(found[model.origin.names[name]])
+  return float(value), found
 
 
 def errors(made: tuple[Any, dict, dict], model: Any, old: bool) -> dict[str, float]:

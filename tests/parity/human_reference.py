@@ -299,9 +299,3 @@ MODELS = {
   "dinov2": dinov2,
   "vit": vit,
 }
-
-
-def check(name: str, seed: int, folder: pathlib.Path) -> list[str]:
-  """What differs between bigvlm's calls and the reference, one line each."""
-  expected = MODELS[name](seed, folder)
-  return processors_check.check_human(folder, expected, processors_reference.pictures(seed))

@@ -7,24 +7,33 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bigvlm.processing import video
 from bigvlm.processing.hub import processors
 
 NEW = 7  # Tokens of an answer, at most.
-PIXELS = 1e-6  # Both sides resize with the same Pillow.
+PIXELS = 1e-6  # Both sides resize with the same Pillow, or with the same fixed-point filters.
+_PIXELS = (
+  "pixel_values", "pixel_values_images", "pixel_values_videos", "high_res_pixel_values",
+  "image_patches",
+)  # fmt: skip
 
 
 def check(
   folder: pathlib.Path,
   cases: Sequence[tuple[Mapping[str, Any], Mapping[str, np.ndarray]]],
   pictures: Mapping[str, Image.Image],
+  videos: Mapping[str, np.ndarray] | None = None,
 ) -> list[str]:
   """What differs, one line each."""
   processor = processors.make(folder)
   wrong = []
   for n, (call, expected) in enumerate(cases):
-    given = dict(call)
+    given = {k: v for k, v in call.items() if k != "return_tensors"}
     if "images" in given:
-      given["images"] = filled(given["images"], pictures)
+      films = processor.images is None
+      given["images"] = filled(given["images"], videos if films else pictures)
+    if "videos" in given:
+      given["videos"] = filled(given["videos"], videos)
     found = processor.images(**given) if processor.tokenizer is None else processor(**given)
     if set(found) != set(expected):
       wrong.append(f"case {n}: {sorted(found)} for {sorted(expected)}")
@@ -32,7 +41,7 @@ def check(
       a, b = found[key], expected[key]
       if a.shape != b.shape:
         wrong.append(f"case {n}: {key} is {a.shape}, not {b.shape}")
-      elif key == "pixel_values":
+      elif key in _PIXELS:
         if np.abs(a - b).max() > PIXELS:
           wrong.append(f"case {n}: {key} differs by {np.abs(a - b).max():.2e}")
       elif not np.array_equal(a, b):
@@ -65,11 +74,13 @@ def check_human(
   folder: pathlib.Path,
   expected: Mapping[str, tuple[Sequence[Any], Any]],
   pictures: Mapping[str, Image.Image],
+  videos: Mapping[str, np.ndarray] | None = None,
 ) -> list[str]:
   """What differs of the calls for people: {call: (arguments, result)}."""
   import bigvlm
 
   model = bigvlm.load(folder)
+  pictures = {k: video.read(v) for k, v in (videos or {}).items()} | dict(pictures)
   wrong = []
   for call, (given, want) in expected.items():
     if call != "embed_text" and given[0] is not None:

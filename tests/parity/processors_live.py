@@ -12,9 +12,17 @@ import time
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from tests.parity import human_reference, processors_check, processors_reference  # noqa: E402
+from tests.parity import (  # noqa: E402
+  human_fusion,
+  human_reference,
+  processors_check,
+  processors_fusion,
+  processors_reference,
+)
 
-CHATS = ("gemma", "gemma3")
+DIRECTORIES = processors_reference.DIRECTORIES | processors_fusion.DIRECTORIES
+CHATS = ("gemma", "gemma3", *processors_fusion.CHATS)
+MODELS = human_reference.MODELS | human_fusion.MODELS
 HUMAN = "human_"  # Tiny models with their processors: what people call.
 
 
@@ -23,10 +31,12 @@ def run(name: str, seed: int) -> list[str]:
   with tempfile.TemporaryDirectory() as made:
     folder = pathlib.Path(made)
     if name.startswith(HUMAN):
-      return human_reference.check(name.removeprefix(HUMAN), seed, folder)
-    cases = processors_reference.DIRECTORIES[name](seed, folder)
-    pictures = processors_reference.pictures(seed)
-    wrong = processors_check.check(folder, cases, pictures)
+      expected = MODELS[name.removeprefix(HUMAN)](seed, folder)
+      media = processors_reference.pictures(seed), processors_fusion.videos(seed)
+      return processors_check.check_human(folder, expected, *media)
+    cases = DIRECTORIES[name](seed, folder)
+    pictures, videos = processors_reference.pictures(seed), processors_fusion.videos(seed)
+    wrong = processors_check.check(folder, cases, pictures, videos)
     if not name.startswith("image_"):
       decoded = processors_reference.decoded(folder, seed)
       chats = processors_reference.chats(folder) if name in CHATS else []
@@ -41,8 +51,8 @@ def main() -> int:
   args = parser.parse_args()
   seed = int(time.time()) % 10**6 if args.seed is None else args.seed
   chosen = [n for n in args.only.split(",") if n] or [
-    *processors_reference.DIRECTORIES,
-    *(HUMAN + name for name in human_reference.MODELS),
+    *DIRECTORIES,
+    *(HUMAN + name for name in MODELS),
   ]
   failed = 0
   for name in chosen:

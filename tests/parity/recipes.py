@@ -2,7 +2,7 @@
 
 import importlib
 
-_FILES = ("encoders", "decoders", "encdec")
+_FILES = ("encoders", "decoders", "encdec", "d", "n", "p1", "p2", "q", "t", "x")
 
 RECIPES = {}
 for _file in _FILES:

@@ -44,10 +44,64 @@ def forward(model: Any, inputs: Mapping[str, np.ndarray], names: tuple[str, ...]
   with torch.no_grad(), _wide_softmax():
     given = tensors(inputs, dtype)
     found = dict(model(**given))
-    if "image_features" in names:
-      features = model.get_image_features(given["pixel_values"]).pooler_output
-      found["image_features"] = features.reshape(-1, features.shape[-1])
+    for name, keys in _FEATURES.items():
+      owner = model if hasattr(model, f"get_{name}") else getattr(model, "model", None)
+      if name in names and keys[0] in given and "qformer_input_ids" not in given:
+        seen = {k: given[k] for k in keys if k in given}
+        features = getattr(owner, f"get_{name}")(**seen)
+        pooled = features.pooler_output
+        found[name] = _flat(features.last_hidden_state if pooled is None else pooled)
+    found |= _queried(model, given, names, found)
+    if "cross_attention_states" in names:
+      found["cross_attention_states"] = _states(model, given)
   return {name: _numpy(found[name]) for name in names if found.get(name) is not None}
+
+
+def _queried(model: Any, given: dict[str, Any], names: tuple[str, ...], found: dict) -> dict:
+  """Outputs of models with a Q-Former: they have them under other names, or in other calls."""
+  out = {}
+  if "qformer_output" in names:
+    out["qformer_output"] = found["qformer_outputs"].last_hidden_state
+  if "itc_score" in names:
+    rest = {k: v for k, v in given.items() if k != "use_image_text_matching_head"}
+    out["itc_score"] = model(**rest).logits_per_image
+  asked = ("pixel_values", "qformer_input_ids", "qformer_attention_mask")
+  for name in ("image_features", "video_features"):
+    if name in names and asked[1] in given:
+      read = {k: given[k] for k in asked if k in given}
+      out[name] = _flat(getattr(model, f"get_{name}")(**read).pooler_output)
+  return out
+
+
+def _states(model: Any, given: dict[str, Any]) -> Any:
+  """What the text model's cross-attention sees, [B * I, N, D] with I slots."""
+  keys = ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")
+  x = model.model.vision_model(**{k: given[k] for k in keys}).last_hidden_state
+  x = model.model.multi_modal_projector(x)
+  return x.reshape(-1, *x.shape[-2:])
+
+
+# What the reference's get_image_features and get_video_features read of the inputs.
+_FEATURES = {
+  "image_features": (
+    "pixel_values",
+    "pixel_attention_mask",
+    "high_res_pixel_values",
+    "image_grid_thw",
+    "image_merge_sizes",
+    "image_sizes",
+    "batch_num_images",
+  ),
+  "video_features": ("pixel_values_videos", "video_grid_thw", "video_merge_sizes"),
+}
+
+
+def _flat(features: Any) -> Any:
+  """Features of pictures as rows [N, D], lists one after the other."""
+  import torch
+
+  parts = features if isinstance(features, (list, tuple)) else (features,)
+  return torch.cat([x.reshape(-1, x.shape[-1]) for x in parts])
 
 
 @contextlib.contextmanager
@@ -78,7 +132,8 @@ def generate(model: Any, inputs: Mapping[str, np.ndarray], count: int) -> np.nda
   given = {k: v for k, v in tensors(inputs).items() if not k.startswith("decoder_")}
   with torch.no_grad():
     ids = model.generate(**given, max_new_tokens=count, do_sample=False, num_beams=1)
-  start = 1 if model.config.is_encoder_decoder else given["input_ids"].shape[1]
+  encodes = model.config.is_encoder_decoder or model.config.get_text_config().is_encoder_decoder
+  start = 1 if encodes else given["input_ids"].shape[1]
   return _numpy(ids)[:, start:]
 
 
@@ -181,11 +236,16 @@ def v4(config: dict, made: Any) -> dict:
     _scaling(out, rope["full_attention"])
   elif rope:
     out["rope_theta"] = rope["rope_theta"]
+    if "partial_rotary_factor" in rope:
+      out["partial_rotary_factor"] = rope["partial_rotary_factor"]
     _scaling(out, rope)
   out.pop("transformers_version", None)
   return out
 
 
 def _scaling(out: dict, rope: dict) -> None:
-  if rope.get("rope_type", "default") != "default":
-    out["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
+  if rope.get("mrope_section"):
+    out["rope_scaling"] = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+  elif rope.get("rope_type", "default") != "default":
+    own = ("rope_theta", "partial_rotary_factor")
+    out["rope_scaling"] = {k: v for k, v in rope.items() if k not in own}

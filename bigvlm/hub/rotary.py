@@ -1,0 +1,87 @@
+"""Rotary embeddings in `config.json`, in both styles: `rope_parameters`, and `rope_theta` with
+`rope_scaling`, in which version 4 kept what stretches them."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from bigvlm.utils import names
+
+_KINDS = ("default", "dynamic", "linear", "llama3", "yarn")
+
+
+def rotary(
+  cfg: Mapping[str, Any],
+  head_dim: int,
+  *,
+  theta: float = 10_000.0,
+  part: float | None = None,
+  length: int = 2048,
+  layers: int = 1,
+) -> dict[str, Any]:
+  """Fields `rope_base`, `rope_scales` and `rotary` of a decoder.
+
+  Args:
+    cfg: the text config.
+    head_dim: features of a head.
+    part: of which turn, where the config does not say; None = all, whatever it says.
+    theta: base, where the config does not say. length: the class's `max_position_embeddings`.
+    layers: of a period of the decoder.
+
+  Raises:
+    ValueError: a kind of scaling that is not known, a field of it that is missing.
+  """
+  given = dict(cfg.get("rope_scaling") or cfg.get("rope_parameters") or {})
+  kind = given.get("rope_type") or given.get("type") or "default"
+  if kind == "mrope":  # Several axes, as `mrope_section` says, and nothing else.
+    kind = "default"
+  if kind not in _KINDS:
+    raise ValueError(names.unknown("rope_type in config.json", kind, _KINDS))
+  base = given.get("rope_theta") or cfg.get("rope_theta") or theta
+  how: dict[str, Any] = {}
+  if part is not None:
+    part = given.get("partial_rotary_factor", cfg.get("partial_rotary_factor", part))
+  if part is not None and int(head_dim * part) != head_dim:
+    how["dim"] = int(head_dim * part)
+  if given.get("mrope_section"):
+    how["sections"] = tuple(given["mrope_section"])
+  trained = given.get("original_max_position_embeddings")
+  longest = cfg.get("max_position_embeddings", length)
+  trained = cfg.get("original_max_position_embeddings") or trained or longest
+  scale = float(_need(given, "factor")) if kind == "linear" else 1.0
+  if kind == "llama3":
+    low, high = (_need(given, f"{name}_freq_factor") for name in ("low", "high"))
+    factor = float(_need(given, "factor"))
+    how |= dict(kind=kind, factor=factor, low=float(low), high=float(high), length=trained)
+  elif kind == "yarn":
+    how |= _yarn(given, trained, longest)
+  elif kind == "dynamic":
+    how |= dict(kind=kind, factor=float(_need(given, "factor")), length=longest)
+  return dict(rope_base=float(base), rope_scales=(scale,) * layers, rotary=how)
+
+
+def _need(given: Mapping[str, Any], name: str) -> Any:
+  if given.get(name) is None:
+    raise ValueError(f"config.json: the rotary scaling {dict(given)} lacks {name}")
+  return given[name]
+
+
+def _yarn(given: Mapping[str, Any], trained: int, longest: int) -> dict[str, Any]:
+  factor = float(given.get("factor") or longest / trained)
+
+  def gain(strength: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * strength * math.log(factor) + 1.0
+
+  found = given.get("attention_factor")
+  if found is None:
+    over, under = given.get("mscale"), given.get("mscale_all_dim")
+    found = gain(over) / gain(under) if over and under else gain(1.0)
+  return dict(
+    kind="yarn",
+    factor=factor,
+    low=float(given.get("beta_slow") or 1),
+    high=float(given.get("beta_fast") or 32),
+    length=trained,
+    truncate=bool(given.get("truncate", True)),
+    gain=float(found),
+  )

@@ -1,0 +1,40 @@
+"""Pictures in the rows of a batch: few shapes, and how much of them is padding."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+import bigvlm
+from bigvlm.hub import media
+from tests.parity import reference
+
+FOLDER = pathlib.Path(__file__).resolve().parents[1] / "fixtures" / "hub"
+
+
+def test_buckets_hold_what_they_are_asked_for_and_waste_little():
+  for n in range(1, 70_000, 7):
+    assert n <= media.bucket(n) <= max(1.5 * n, 1)
+    assert n <= media.bucket(n, 64) <= max(n * 1.125 + 1, n + 63)
+    assert media.bucket(n, 64) % 64 == 0
+  assert len({media.bucket(n) for n in range(1, 65)}) == 12
+  assert len({media.bucket(n, 64) for n in range(1, 2**15)}) < 64
+
+
+def test_the_padding_of_the_last_call_is_told():
+  model = bigvlm.load(FOLDER / "paligemma-0")
+  with np.load(FOLDER / "paligemma-0" / "io.npz") as z:
+    inputs = {k[3:]: v for k, v in z.items() if k.startswith("in_")}
+  assert model.padding == {}
+  model.forward_hf(inputs)
+  rows, images = len(inputs["input_ids"]), len(inputs["pixel_values"])
+  holes = (inputs["input_ids"] == model.system.options["image_token"]).sum(axis=1)
+  most = round(images * holes.max() / holes.sum())
+  assert model.padding["image"] == pytest.approx(1 - images / (rows * most))
+
+
+def test_generation_tells_it_too():
+  model = bigvlm.load(FOLDER / "paligemma-0")
+  with np.load(FOLDER / "paligemma-0" / "io.npz") as z:
+    model.generate_hf(reference.prompts(dict(z)), max_new_tokens=1)
+  assert 0 <= model.padding["image"] < 1
