@@ -54,7 +54,9 @@ EXTRAS = {
   "gpu": ["jax[cuda13]>=0.10.2"],
   "tpu": ["jax[tpu]>=0.10.2"],
   "opencv": ["opencv-python-headless>=4.10"],
+  "video": ["av>=14.0"],
   "test": [
+    "av>=14.0",
     "hypothesis>=6.100",
     "opencv-python-headless>=4.10",  # Its backend is tested and measured; the core does without.
     "pytest>=8.0",
@@ -64,7 +66,13 @@ EXTRAS = {
     "wheel>=0.45",
   ],
   # The reference that `make parity` compares with, at the versions it is compared with.
-  "parity": ["peft==0.21.2", "torch==2.13.0", "transformers==5.23.0"],
+  "parity": [
+    "num2words>=0.5.14",  # Of SmolVLM's processor.
+    "peft==0.21.2",
+    "torch==2.13.0",
+    "torchvision==0.28.0",  # Resizes the frames of videos.
+    "transformers==5.23.0",
+  ],
   # What `make bench` measures bigvlm against. Never needed to use bigvlm.
   "bench": [
     "open_clip_torch>=2.30",
@@ -85,6 +93,7 @@ setup(
   license_files=["LICENSE"],
   python_requires=">=3.11",
   packages=packages,
+  package_data={"bigvlm": ["systems.json", "hub/toys.json"]},
   package_dir={f"bigvlm.{folder}": folder for folder in BESIDE},
   install_requires=CORE,
   extras_require=EXTRAS,

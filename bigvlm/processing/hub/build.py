@@ -1,143 +1,21 @@
 """Reads a checkpoint's tokenizer: `tokenizer.json`, a sentencepiece model, or vocab and merges.
 
-Some classes of transformers take no more than the vocabulary from those files; `BUILDS` has what
+Some classes of transformers take no more than the vocabulary from those files; `builds` has what
 they put around it. Every other class is taken as its `tokenizer.json` says.
 """
 
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import tokenizers
-from tokenizers import (
-  AddedToken,
-  Regex,
-  decoders,
-  models,
-  normalizers,
-  pre_tokenizers,
-  processors,
-)
+from tokenizers import AddedToken, decoders, models, normalizers
 
-from bigvlm.processing.hub import chat, spm
+from bigvlm.processing.hub import builds, chat, spm
 from bigvlm.processing.hub.tokenizers import FastText, SentencePieceText, Text
 
 _NAMED = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
-_SPACE = "\u2581"
-
-
-def _sentencepiece_gaps(backend: tokenizers.Tokenizer, prefix: str = "always") -> None:
-  backend.pre_tokenizer = pre_tokenizers.Sequence(
-    [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(_SPACE, prefix, True)]
-  )
-  backend.decoder = decoders.Metaspace(_SPACE, prefix, True)
-
-
-def _gemma(backend: tokenizers.Tokenizer, lower: bool = False) -> None:
-  parts = [normalizers.Lowercase()] if lower else []
-  replace = normalizers.Replace(" ", _SPACE)
-  backend.normalizer = normalizers.Sequence([*parts, replace]) if lower else replace
-  backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-  backend.decoder = decoders.Sequence(
-    [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-  )
-
-
-_CLIP_WORDS = (
-  r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-)
-
-
-def _clip(backend: tokenizers.Tokenizer) -> None:
-  backend.normalizer = normalizers.Sequence(
-    [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-  )
-  backend.pre_tokenizer = pre_tokenizers.Sequence(
-    [
-      pre_tokenizers.Split(Regex(_CLIP_WORDS), "removed", invert=True),
-      pre_tokenizers.ByteLevel(add_prefix_space=False),
-    ]
-  )
-  backend.decoder = decoders.ByteLevel()
-
-
-def _template(text: Text, single: str, pair: str) -> processors.TemplateProcessing:
-  ends = {"BOS": text.special.get("bos_token"), "EOS": text.special["eos_token"]}
-  single, pair = ([ends.get(p, p) for p in parts.split()] for parts in (single, pair))
-  used = [(t, text.id(t)) for t in ends.values() if t in single]
-  return processors.TemplateProcessing(single=single, pair=pair, special_tokens=used)
-
-
-def _end(text: Text) -> processors.TemplateProcessing:
-  return _template(text, "$A EOS", "$A EOS $B EOS")
-
-
-def _both(text: Text) -> processors.TemplateProcessing:
-  return _template(text, "BOS $A EOS", "BOS $A EOS EOS $B EOS")
-
-
-def _roberta(text: Text) -> processors.RobertaProcessing:
-  ends = [(text.special[k], text.id(text.special[k])) for k in ("eos_token", "bos_token")]
-  return processors.RobertaProcessing(*ends, False, False)
-
-
-_GEMMA = dict(
-  model=dict(type="BPE", dropout=None, fuse_unk=True, byte_fallback=True, unk_token="<unk>"),
-  special=dict(
-    bos_token="<bos>", eos_token="<eos>", unk_token="<unk>", pad_token="<pad>", mask_token="<mask>"
-  ),
-  side="left",
-)  # fmt: skip
-# Class -> what it puts around a vocabulary: flags of the model, the parts before and after it,
-# default special tokens, padding side, and the tokens around a text (else the file's own).
-BUILDS: dict[str, dict[str, Any]] = {
-  "CLIPTokenizer": dict(
-    model=dict(
-      type="BPE", dropout=None, continuing_subword_prefix="", end_of_word_suffix="</w>",
-      fuse_unk=False, byte_fallback=False, unk_token="<|endoftext|>",
-    ),
-    parts=_clip,
-    special=dict(
-      bos_token="<|startoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>",
-      pad_token="<|endoftext|>",
-    ),
-    around=_roberta,
-  ),
-  "GemmaTokenizer": dict(parts=_gemma, **_GEMMA),
-  "Siglip2Tokenizer": dict(parts=lambda backend: _gemma(backend, lower=True), **_GEMMA),
-  "T5Tokenizer": dict(
-    model=dict(type="Unigram", unk_id=2, byte_fallback=False),
-    parts=_sentencepiece_gaps,
-    special=dict(eos_token="</s>", unk_token="<unk>", pad_token="<pad>"),
-    around=_end,
-  ),
-  "XLMRobertaTokenizer": dict(
-    model=dict(type="Unigram", unk_id=3, byte_fallback=False),
-    parts=_sentencepiece_gaps,
-    special=dict(
-      bos_token="<s>", eos_token="</s>", sep_token="</s>", cls_token="<s>", unk_token="<unk>",
-      pad_token="<pad>", mask_token="<mask>",
-    ),
-    around=_both,
-  ),
-}  # fmt: skip
-# `model_type` -> class that the reference expects; another one in the files comes first.
-MODEL_TYPES = {
-  "aimv2": "CLIPTokenizer",
-  "clip": "CLIPTokenizer",
-  "gemma": "GemmaTokenizer",
-  "gemma2": "GemmaTokenizer",
-  "gemma3": "GemmaTokenizer",
-  "gemma3_text": "GemmaTokenizer",
-  "metaclip_2": "XLMRobertaTokenizer",
-  "mt5": "T5Tokenizer",
-  "siglip": "SiglipTokenizer",
-  "siglip2": "Siglip2Tokenizer",
-  "t5": "T5Tokenizer",
-}
-# Types whose published files name a wrong class.
-_WRONG = ("siglip2",)
 _MODELS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
 
@@ -150,6 +28,8 @@ def make(directory: str | pathlib.Path) -> Text | None:
   directory = pathlib.Path(directory)
   cfg, config = _json(directory / "tokenizer_config.json"), _json(directory / "config.json")
   name = _class(cfg, config)
+  if name == "LlamaTokenizer" and _byte_level(_json(directory / "tokenizer.json")):
+    name = ""  # Llama 3: its files name the class of Llama 2.
   spiece = directory / "spiece.model"
   found: Text | None
   if name == "SiglipTokenizer" and spiece.is_file():
@@ -174,7 +54,18 @@ def _class(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> str:
   """The class that the reference would use."""
   kind = config.get("model_type", "")
   named = (cfg.get("tokenizer_class") or config.get("tokenizer_class") or "").removesuffix("Fast")
-  return MODEL_TYPES[kind] if kind in _WRONG or (not named and kind in MODEL_TYPES) else named
+  if kind in builds.PLAIN:
+    return ""
+  types = builds.MODEL_TYPES
+  return types[kind] if kind in builds.WRONG or (not named and kind in types) else named
+
+
+def _byte_level(raw: Mapping[str, Any]) -> bool:
+  """Whether a `tokenizer.json` cuts text into bytes."""
+  parts = [raw.get(key) or {} for key in ("pre_tokenizer", "decoder")]
+  every = [*parts, *(p for part in parts for k in part if k.endswith("izers") for p in part[k])]
+  every += [p for part in parts for p in part.get("decoders", ())]
+  return any(part.get("type") == "ByteLevel" for part in every)
 
 
 def _text(token: Any) -> str:
@@ -243,7 +134,7 @@ def _siglip(path: pathlib.Path, cfg: Mapping[str, Any], legacy: Mapping[str, Any
 
 
 def _fast(directory: pathlib.Path, name: str, cfg: Mapping[str, Any]) -> Text | None:
-  build = BUILDS.get(name, {})
+  build = builds.BUILDS.get(name, {})
   cfg = dict(cfg)
   more: list[str | AddedToken] = []
   listed = {int(n): t for n, t in cfg.get("added_tokens_decoder", {}).items()}
@@ -265,6 +156,8 @@ def _fast(directory: pathlib.Path, name: str, cfg: Mapping[str, Any]) -> Text | 
     if not (directory / "merges.txt").is_file():
       raise ValueError(f"{directory} has vocab.json, but no merges.txt")
     backend = _from_merges(directory, build)
+  elif (directory / "vocab.txt").is_file():
+    backend = _from_words(directory / "vocab.txt", build)
   else:
     return None
   special, extra, others = _specials(build.get("special", {}), cfg, _legacy(directory, cfg))
@@ -281,7 +174,7 @@ def _fast(directory: pathlib.Path, name: str, cfg: Mapping[str, Any]) -> Text | 
     cfg=cfg,
   )
   if build:
-    build["parts"](backend)
+    build["parts"](backend, cfg)
   there = backend.get_added_tokens_decoder()
   tokens: list[str | AddedToken] = [
     t for t in _added(listed) if repr(t) not in {repr(old) for old in there.values()}
@@ -358,15 +251,15 @@ def _from_pieces(
     )
   else:
     scores = [(text, score) for text, score, _ in found.pieces]
-    scores = _SCORES[name](scores, cfg) if name in _SCORES else scores
+    scores = builds.SCORES[name](scores, cfg) if name in builds.SCORES else scores
     model = models.Unigram(scores, flags["unk_id"], flags["byte_fallback"])
   backend = tokenizers.Tokenizer(model)
   table = [normalizers.Precompiled(found.charsmap)] if found.charsmap else []
   if build:
     backend.normalizer = table[0] if table else None
     return backend, tokens
-  backend.normalizer = normalizers.Sequence([*table, normalizers.Replace(" ", _SPACE)])
-  parts = [decoders.Replace(_SPACE, " ")]
+  backend.normalizer = normalizers.Sequence([*table, normalizers.Replace(" ", builds.SPACE)])
+  parts = [decoders.Replace(builds.SPACE, " ")]
   if found.byte_fallback:
     parts += [decoders.ByteFallback(), decoders.Fuse()]
   backend.decoder = decoders.Sequence(parts)
@@ -387,6 +280,15 @@ def _from_merges(directory: pathlib.Path, build: Mapping[str, Any]) -> tokenizer
     raise ValueError(f"{directory}: vocab.json and merges.txt do not match ({e})") from None
 
 
+def _from_words(path: pathlib.Path, build: Mapping[str, Any]) -> tokenizers.Tokenizer:
+  """BERT's: a file with one piece a line."""
+  if build.get("model", {}).get("type") != "WordPiece":
+    raise ValueError(f"{path} belongs to BERT's tokenizer, which tokenizer_config.json must name")
+  vocab = {line: n for n, line in enumerate(path.read_text("utf-8").split("\n")) if line}
+  flags = {k: v for k, v in build["model"].items() if k != "type"}
+  return tokenizers.Tokenizer(models.WordPiece(vocab=vocab, **flags))
+
+
 def _merges(vocab: Mapping[str, int]) -> list[tuple[str, str]]:
   """Merges of a BPE vocabulary: every cut of a piece into two others, pieces in order."""
   return [
@@ -395,15 +297,3 @@ def _merges(vocab: Mapping[str, int]) -> list[tuple[str, str]]:
     for at in range(1, len(piece))
     if piece[:at] in vocab and piece[at:] in vocab
   ]
-
-
-def _t5_scores(scores: list[tuple[str, float]], cfg: Mapping[str, Any]) -> list:
-  return scores + [(f"<extra_id_{i}>", 0.0) for i in reversed(range(cfg.get("extra_ids", 100)))]
-
-
-def _xlm_scores(scores: list[tuple[str, float]], cfg: Mapping[str, Any]) -> list:
-  named = [(t, 0.0) for t in ("<s>", "<pad>", "</s>", "<unk>")]
-  return [*named, *scores[3:], ("<mask>", 0.0)]
-
-
-_SCORES: dict[str, Callable] = {"T5Tokenizer": _t5_scores, "XLMRobertaTokenizer": _xlm_scores}

@@ -8,17 +8,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigvlm.processing.hub import build, chat, images, processors, spm
+from bigvlm.processing.hub import build, chat, decoded, processors, spm
 from tests.parity import processors_check
 
 ROOT = pathlib.Path(__file__).resolve().parents[2] / "fixtures" / "processors"
 NAMES = sorted(
-  f.name for f in ROOT.iterdir() if not f.name.startswith("human_") and f.name != "pictures"
+  f.name
+  for f in ROOT.iterdir()
+  if f.is_dir() and not f.name.startswith("human_") and f.name != "pictures"
 )
 
 
 def pictures():
   return {f.stem: Image.open(f) for f in (ROOT / "pictures").glob("*.png")}
+
+
+def videos():
+  with np.load(ROOT / "videos.npz", allow_pickle=False) as f:
+    return {k: f[k] for k in f.files}
 
 
 def cases(folder):
@@ -37,7 +44,7 @@ def cases(folder):
 def test_equals_the_reference(name):
   calls, decoded, chats = cases(ROOT / name)
   assert calls and all(expected for _, expected in calls)
-  assert processors_check.check(ROOT / name, calls, pictures()) == []
+  assert processors_check.check(ROOT / name, calls, pictures(), videos()) == []
   assert processors_check.check_texts(ROOT / name, decoded, chats) == []
 
 
@@ -54,8 +61,8 @@ def test_paths_bytes_and_arrays_are_images_too():
 
 def test_transparency_lies_over_white():
   clear = np.zeros((4, 4, 4), np.uint8)
-  assert (images.rgb(clear) == 255).all()
-  assert (images.rgb(Image.fromarray(clear)) == 255).all()
+  assert (decoded.rgb(clear) == 255).all()
+  assert (decoded.rgb(Image.fromarray(clear)) == 255).all()
 
 
 @pytest.mark.parametrize(
