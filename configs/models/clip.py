@@ -18,6 +18,16 @@ _TEXTS = {
 _OPENAI = {"B/32": "base-patch32", "B/16": "base-patch16", "L/14": "large-patch14"}
 _METACLIP = {"B/32": "b32", "B/16": "b16", "L/14": "l14", "H/14": "h14"}
 
+# Arguments of the published sizes.
+SIZES = (
+  "variant=B/32",
+  "variant=B/16",
+  "variant=L/14",
+  "variant=L/14,res=336",
+  "variant=B/32,data=metaclip-400m",
+  "variant=L/14,data=metaclip-fullcc2.5b",
+)
+
 
 def get_config(arg=None):
   """Model and processor of a CLIP size.

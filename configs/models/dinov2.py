@@ -15,6 +15,9 @@ _SIZES = {
   "g": (1536, 40, 24, "giant"),
 }
 
+# Arguments of the published sizes.
+SIZES = ("variant=S", "variant=B", "variant=L", "variant=g")
+
 
 def get_config(arg=None):
   """Encoder of a DINOv2 size.

@@ -15,6 +15,9 @@ _VARIANTS = {
   "2-27b": "gemma2_27b",
 }
 
+# Arguments of the published sizes.
+SIZES = ("size=2b", "size=7b", "size=2-2b", "size=2-9b", "size=2-27b")
+
 
 def get_config(arg=None):
   """Model of a Gemma size.

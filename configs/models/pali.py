@@ -28,6 +28,9 @@ _SIZES = {
   "3": (dict(variant="G/14"), "ul2_3b"),
 }
 
+# Arguments of the published sizes.
+SIZES = ("size=3b", "size=15b", "size=17b", "size=x", "size=3")
+
 
 def get_config(arg=None):
   """Model and processor of a size.

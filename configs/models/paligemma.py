@@ -9,6 +9,11 @@ from bigvlm.utils import names
 
 _DECODERS = {"3b": "gemma_2b", "2-3b": "gemma2_2b", "2-10b": "gemma2_9b", "2-28b": "gemma2_27b"}
 
+# Arguments of the published sizes.
+SIZES = tuple(
+  f"size={size},res={res}" for size in ("3b", "2-3b", "2-10b", "2-28b") for res in (224, 448, 896)
+)
+
 
 def get_config(arg=None):
   """Model and processor of a PaliGemma size.

@@ -20,6 +20,16 @@ _NAMES = {
   },
 }
 
+# Arguments of the published sizes.
+SIZES = (
+  "variant=B/16",
+  "variant=B/16,res=384",
+  "variant=L/16,res=256",
+  "variant=So400m/14,res=384",
+  "variant=B/16,version=2",
+  "variant=So400m/14,res=384,version=2",
+)
+
 
 def get_config(arg=None):
   """Model and processor of a SigLIP size.

@@ -7,6 +7,13 @@ xl, xxl (FLAN-T5 is t5_v1_1_; mT5: arXiv 2010.11934); ul2_20b (arXiv 2205.05131)
 from bigvlm import config
 from bigvlm.configs import common
 
+# Arguments of the published sizes.
+SIZES = tuple(
+  f"variant={kind}_{size}"
+  for kind in ("t5", "t5_v1_1", "mt5")
+  for size in ("small", "base", "large")
+) + ("variant=ul2_20b",)
+
 
 def get_config(arg=None):
   """Model and processor of a size.

@@ -3,6 +3,9 @@
 from bigvlm import config
 from bigvlm.configs import common
 
+# Arguments of the published sizes.
+SIZES = ("variant=S/16", "variant=B/16", "variant=L/16", "variant=H/14")
+
 
 def get_config(arg=None):
   """Encoder alone, as a two-tower model without text has no use; see `bigvlm info`.

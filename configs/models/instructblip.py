@@ -1,0 +1,18 @@
+"""InstructBLIP (arXiv 2305.06500): a Q-Former that reads the prompt, `instructblip:vicuna_7b`."""
+
+from bigvlm.configs.models import _parts, _texts
+
+_DECODERS = {f"vicuna_{size}": decoder for size, decoder in _texts.VICUNA.items()}
+_DECODERS |= {f"flan_t5_{size}": decoder for size, decoder in _texts.FLAN_T5.items()}
+SIZES = {
+  size: (
+    f"Salesforce/instructblip-{size.replace('_', '-')}",
+    _parts.vlm(_parts.EVA_G, dict(kind="qformer", vocab=30_523), decoder),
+  )
+  for size, decoder in _DECODERS.items()
+}
+
+
+def get_config(arg=None):
+  """Model and processor of a size; `arg` as of `_parts.system`."""
+  return _parts.system("instructblip", arg, SIZES, default="vicuna_7b", res=224)
