@@ -86,6 +86,15 @@ examples:
 """
 
 
+_SYSTEMS = """\
+examples:
+  bigvlm systems               every system and published size, with its parameters
+  bigvlm systems | grep qwen   some of them
+The names are those that bigvlm.load, info and configs take; docs/systems.md has the same with
+drawings. Parity: how many of the report's random checkpoints agree with the reference.
+"""
+
+
 class _Parser(argparse.ArgumentParser):
   """Says what is wrong in one line and exits with 2."""
 
@@ -184,6 +193,12 @@ def info(argv: list[str]) -> None:
     print(zoo.info(args.name))
 
 
+def systems(argv: list[str]) -> None:
+  """List every system: size, kind, what it can do, parity."""
+  _parser("systems", "", systems.__doc__, _SYSTEMS).parse_args(argv)
+  print(importlib.import_module("bigvlm.systems").table())
+
+
 def _memory(args: argparse.Namespace, overrides: list[str]) -> None:
   """What training a config holds on each device of a mesh, which need not be there."""
   if not args.name:
@@ -252,6 +267,7 @@ COMMANDS = {
   "predict": predict,
   "convert": convert,
   "info": info,
+  "systems": systems,
 }
 
 
