@@ -1,6 +1,6 @@
 """Settings of every test process, made before jax is imported.
 
-Eight fake CPU devices, and compiled programs kept in .cache/ of the checkout: the
+Eight fake CPU devices, no optimisation, and compiled programs kept in .cache/ of the checkout: the
 second run of the tests is several times faster than the first.
 """
 
@@ -12,7 +12,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 _others = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
-os.environ["XLA_FLAGS"] = f"{_others} --xla_force_host_platform_device_count=8".strip()
+# The time of the tests is compilation: programs that run once need no optimisation.
+_ours = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{_others} {_ours}".strip()
 # Processes that tests start read the same cache.
 os.environ["BIGVLM_CACHE"] = str(ROOT / ".cache" / "tests")
 os.environ.setdefault("MPLBACKEND", "agg")

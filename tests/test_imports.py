@@ -25,7 +25,7 @@ ALLOWED = {
   "config": ("utils", "schema", "configs"),
   "utils": ("utils",),
   "layers": ("types", "layers"),
-  "models": ("types", "layers", "models", "utils"),
+  "models": ("types", "layers", "models", "processing", "utils"),
   "objectives": ("types", "layers", "objectives", "parallel", "utils"),
   "parallel": ("parallel", "utils"),
   "processing": ("processing", "utils"),
@@ -43,12 +43,15 @@ ALLOWED = {
   "hub.load": (*CORE, "build", "api", "config", "zoo", "hub", "trainers.evaluate"),
   "hub.peft": (*CORE, "lora", "hub", "trainers.finetuned"),
   "hub.info": (*CORE, "zoo", "hub"),
+  "hub.toys": (*CORE, "build", "zoo", "hub"),
+  "diagram": (),
+  "systems": ("configs", "diagram", "zoo"),
   "configs": ("config", "configs", "utils"),
   "data": ("processing", "data", "utils"),
   "evaluators": TOP,
   "trainers": (*TOP, "zoo", "hub", "lora", "trainers"),
   "trainers.train": (*TOP, "hub", "trainers", "cli"),
-  "cli": (*TOP, "zoo", "hub", "lora", "trainers"),
+  "cli": (*TOP, "zoo", "hub", "lora", "systems", "trainers"),
 }
 # Never imported at the top of a file of these parts: they start slowly, or do not belong there.
 HEAVY = ("tensorflow_datasets", "sklearn", "matplotlib", "tensorboardX", "orbax", "scipy", "grain")

@@ -1,4 +1,5 @@
-"""What stages need and nobody ships: a tokenizer trained on the run's own text, a mask codec.
+"""What stages need and nobody ships: a tokenizer trained on the run's own text, a mask codec, a toy
+checkpoint for a smoke run.
 
 Each is made once, before the first stage, the same bytes every time, and appears in the
 workdir whole or not at all. Configs refer to it as "workdir:FILE".
@@ -9,6 +10,7 @@ workdir whole or not at all. Configs refer to it as "workdir:FILE".
         data=dict(sources=(...)), examples=2000, fields=("prefix", "suffix", "text"),
         path="tokenizer.model", vocab_size=512, model_type="unigram", symbols=(),
       ),
+      toy=dict(name="llava", path="toy"),
     )
 """
 
@@ -36,6 +38,7 @@ _FIELDS = dict(
     model_type="unigram",
     symbols=(),
   ),
+  toy=dict(name="", path="toy"),
 )
 
 
@@ -52,7 +55,9 @@ def run(config: Any, workdir: pathlib.Path) -> None:
     for key in cfg:
       if key not in _FIELDS[what]:
         raise ValueError(names.unknown(f"field of prepare.{what}", key, _FIELDS[what]))
-  makers = dict(codec=_codec, tokenizer=_tokenizer)  # The text of a tokenizer may need the codec.
+  makers = dict(
+    codec=_codec, tokenizer=_tokenizer, toy=_toy
+  )  # The text of a tokenizer may need the codec.
   for what, make in makers.items():
     if what not in given:
       continue
@@ -124,3 +129,17 @@ def _codec(config: Any, cfg: dict, workdir: pathlib.Path) -> float:
     os.replace(part, path)
     log.line(f"prepared {path}")
   return took
+
+
+def _toy(config: Any, cfg: dict, workdir: pathlib.Path) -> float:
+  """Writes a toy checkpoint of others (see `hub.toys`)."""
+  began = time.monotonic()
+  if jax.process_index() == 0:
+    from bigvlm.hub import toys
+
+    path = workdir / cfg["path"]
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    toys.write(cfg["name"], part)
+    os.replace(part, path)
+    log.line(f"prepared {path}: a toy {cfg['name']}")
+  return time.monotonic() - began

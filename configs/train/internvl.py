@@ -1,0 +1,46 @@
+"""InternVL 2.5 (arXiv 2412.05271): the connector, the connector with the tower, then all.
+
+Published for the 8B model, on packed sequences of 16,384 tokens and 48 tiles; here a sequence is an
+example. Drop-path 0.1 of the tower has no counterpart, and the steps of the first are the house's. The share of each data set is not published.
+Prompts: ChatML, "<|im_start|>user\\n<image>\\n{question}<|im_end|>\\n<|im_start|>assistant\\n".
+"""
+
+from bigvlm.configs.train import recipe
+
+
+def get_config(arg=None):
+  """All three stages of the 8B model.
+
+  Args:
+    arg: `source` (default OpenGVLab/InternVL2_5-8B-hf), `tiny`.
+  """
+
+  def stage(name, train, lr, batch, steps, warmup=0.03, fresh=()):
+    return dict(
+      recipe.SHARED,
+      name=name,
+      data=recipe.data("internvl2_5_instruct" if name == "instruct" else "internvl2_5_pretrain"),
+      train=train,
+      fresh=fresh,
+      lr=lr,
+      weight_decay=recipe.decay(0.05, lr),
+      batch_size=batch,
+      steps=steps,
+      schedule=dict(kind="cosine", warmup=warmup),
+    )
+
+  towers = ("connector/.*", "encoders/.*")
+  return recipe.make(
+    arg,
+    name="internvl",
+    source="OpenGVLab/InternVL2_5-8B-hf",
+    toy="internvl",
+    text_len=4096,
+    media_len=13,
+    tiny=(96, 5),
+    stages=(
+      stage("warmup", recipe.CONNECTOR, 2e-4, 512, 20_000, fresh=recipe.CONNECTOR),
+      stage("towers", towers, 1e-5, 1024, 100_000, warmup=100),
+      stage("instruct", recipe.ALL, 4e-5, 512, 5500),
+    ),
+  )
