@@ -26,11 +26,14 @@ def svg(model: Mapping[str, Any], title: str) -> str:
   """
   columns, links = _boxes(model)
   high = max(len(column) for column in columns)
+  # What the pictures go through stands above the lane of the text.
+  lanes = high - (len(columns) > 3)
   width = 2 * _EDGE + len(columns) * _WIDE + (len(columns) - 1) * _GAP
   height = 2 * _EDGE + 24 + high * _HIGH + (high - 1) * 18
   places, parts = {}, []
   for i, column in enumerate(columns):
-    top = _EDGE + 24 + (high - len(column)) * (_HIGH + 18) / 2
+    rows = high if i == 0 or len(columns) <= 3 else lanes
+    top = _EDGE + 24 + (rows - len(column)) * (_HIGH + 18) / 2
     for j, (name, slot, lines) in enumerate(column):
       x, y = _EDGE + i * (_WIDE + _GAP), top + j * (_HIGH + 18)
       places[name] = (x, y)
@@ -78,7 +81,8 @@ def _boxes(model: Mapping[str, Any]) -> tuple[list[list[tuple]], list[tuple]]:
     links += [("text", "connector", ""), ("connector", "out", "")]
     return [*columns, [("out", "output", ("matching logits", "similarities"))]], links
   crossed = model.get("fusion", {}).get("kind") == "memory"
-  columns.append([("decoder", "decoder", (f"decoder: {decoder['kind']}", *_tower(decoder)))])
+  whole = "encoder and decoder" if decoder["kind"] == "encdec" else "decoder"
+  columns.append([("decoder", "decoder", (whole, *_tower(decoder)))])
   columns.append([("out", "output", ("logits", "at the read positions"))])
   if encoders:
     links.append(("connector", "decoder", "memory" if crossed else "rows"))
@@ -114,6 +118,12 @@ def _link(start: tuple[float, float], end: tuple[float, float], label: str) -> s
   """An arrow from the right of a box to the left of another."""
   x0, y0 = start[0] + _WIDE, start[1] + _HIGH / 2
   x1, y1 = end[0] - 2, end[1] + _HIGH / 2
+  if x1 - x0 > _WIDE:  # Past other boxes: along the lane of the text, and up.
+    under = end[0] + _WIDE / 2
+    path = f"M{x0:g} {y0:g} H{under:g} V{end[1] + _HIGH + 2:g}"
+    return (
+      f'<path d="{path}" fill="none" stroke="#374151" stroke-width="1.5" marker-end="url(#a)"/>'
+    )
   bend = min(_GAP, (x1 - x0) / 2)
   path = f"M{x0:g} {y0:g} C{x0 + bend:g} {y0:g} {x1 - bend:g} {y1:g} {x1:g} {y1:g}"
   out = f'<path d="{path}" fill="none" stroke="#374151" stroke-width="1.5" marker-end="url(#a)"/>'

@@ -224,17 +224,17 @@ class Item(NamedTuple):
 def to_batch(arrays: dict[str, Array]) -> Batch:
   """Builds a `Batch` from the flat arrays of a processor (see `processing.processor`).
 
-  Keys `NAME` + `NAME_item` are media of encoder NAME for every key that ends in
-  `_item`, with their `NAME_pos` where there is one (patches, unless they have five axes); `tokens
-  segment block order positions media_index read` and perhaps `see` are the text, the same with
-  `target_` in front the target; `labels weights` what is wanted; what is left goes to `extra`.
+  Keys `NAME` + `NAME_item` are media of encoder NAME for every key that ends in `_item`, with their
+  `NAME_pos` where there is one; values of three axes are patches. `tokens segment block order
+  positions media_index read` and perhaps `see` are the text, the same with `target_` in front the
+  target; `labels weights` what is wanted; what is left goes to `extra`.
   """
   rest = dict(arrays)
   media = {}
   for key in sorted(k for k in arrays if k.endswith("_item")):
     name = key.removesuffix("_item")
     values, item, pos = rest.pop(name), rest.pop(key), rest.pop(f"{name}_pos", None)
-    whole = pos is None or values.ndim == 5
+    whole = values.ndim != 3
     media[name] = Media(values, item, None, pos) if whole else Media(None, item, values, pos)
 
   def text(prefix: str) -> Text | None:

@@ -13,7 +13,8 @@ _STAGE = dict(
   model=dict(),  # merged over config.model
   processor=dict(),  # merged over config.processor: resolution, sequence length, ...
   data=dict(sources=()),  # mixture: sources are dict(kind=, weight=, ops=(), ...)
-  batch_size=32,  # global
+  batch_size=32,  # global, in rows
+  pack=dict(count=1, length=0),  # examples in a row, and its positions (see processing/packing.py)
   steps=0,  # exactly one of steps / examples / epochs is > 0
   examples=0,
   epochs=0.0,

@@ -72,19 +72,23 @@ class Order:
     process_index, process_count: which rows of the global stream.
     chunk: rows of an element.
     start: rows of this process that are passed over.
+    count: examples of a row; with several an element has lists of Keys.
   """
 
-  def __init__(self, sizes, parts, seeds, process_index, process_count, chunk, start=0):
+  def __init__(self, sizes, parts, seeds, process_index, process_count, chunk, start=0, count=1):
     self._sizes, self._parts, self._seeds = tuple(sizes), tuple(parts), seeds
     self._first, self._stride = process_index + start * process_count, process_count
-    self._chunk = chunk
+    self._chunk, self._count = chunk, count
 
   def __len__(self) -> int:
     return sys.maxsize
 
-  def __getitem__(self, j: int) -> list[Key]:
+  def __getitem__(self, j: int) -> list[Any]:
     begin = self._first + self._stride * self._chunk * j
-    return [self._key(begin + self._stride * m) for m in range(self._chunk)]
+    rows = [begin + self._stride * m for m in range(self._chunk)]
+    if self._count == 1:
+      return [self._key(row) for row in rows]
+    return [[self._key(row * self._count + k) for k in range(self._count)] for row in rows]
 
   def _key(self, position: int) -> Key:
     source, draw = mixture_lib.locate(position, self._parts)
@@ -105,13 +109,27 @@ class Rows:
 
   def __init__(self, mixture: mixture_lib.Mixture, processor: Any, seed: int):
     self._sources, self._chains = mixture.sources, mixture.chains
-    self._processor = processor
-    always = getattr(processor, "random", True)
+    self._packer = processor if hasattr(processor, "join") else None
+    self._processor = processor if self._packer is None else processor.one
+    always = getattr(self._processor, "random", True)
     self._random = [always or bool(getattr(chain, "ops", True)) for chain in mixture.chains]
     self._key = _seed(seed, "rows", 16)
 
-  def __call__(self, keys: list[Key]) -> list[tuple[Arrays, list]]:
-    return [self._row(key) for key in keys]
+  def __call__(self, keys: list[Any]) -> list[tuple[Arrays, list]]:
+    if self._packer is None:
+      return [self._row(key) for key in keys]
+    return [self._joined(several) for several in keys]
+
+  def _joined(self, keys: list[Key]) -> tuple[Arrays, list]:
+    """Several examples in one row; its `ids` are those of the first."""
+    rows = [self._row(key) for key in keys]
+    ids = [arrays.pop("ids") for arrays, _ in rows]
+    notes = [note for _, some in rows for note in some]
+    arrays, left = self._packer.join([arrays for arrays, _ in rows])
+    if left:
+      reason = f"{left} of {len(rows)} examples did not fit into the row"
+      notes.append((keys[0].source, "cut", str(keys[0].record), reason))
+    return {**arrays, "ids": ids[0]}, notes
 
   def _row(self, key: Key) -> tuple[Arrays, list]:
     source, i = self._sources[key.source], key.record
@@ -266,6 +284,11 @@ class Loader:
     self._iterator = None
 
 
+def _examples(processor: Any) -> int:
+  """Examples of a row: one, but of a `processing.packing.Packed`."""
+  return processor.count if hasattr(processor, "join") else 1
+
+
 def _parse_flags() -> None:
   """grain's worker processes read absl flags, which nobody parses in a notebook or a test."""
   from absl import flags
@@ -326,7 +349,9 @@ def train_loader(
   options.update(threads=threads, workers=workers, prefetch=prefetch)
   sizes = [len(s) for s in mixed.sources]
   seeds = [_seed(seed, f"shuffle/{name}") for name in mixed.names] if shuffle else None
-  order = functools.partial(Order, sizes, mixed.parts, seeds, process_index, process_count)
+  order = functools.partial(
+    Order, sizes, mixed.parts, seeds, process_index, process_count, count=_examples(processor)
+  )
   return Loader(
     order, Rows(mixed, processor, seed), batch_size // process_count, mixed.names, options
   )

@@ -91,6 +91,10 @@ def _model(config: dict[str, Any], seed: int) -> HubModel:
   module = build.model(cfg["model"], dtype=cfg["dtype"])
   batch = zoo.abstract_batch(cfg["model"], cfg["processor"])
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), batch)
-  params = jax.jit(lambda key: module.init(key, zeros)["params"])(jax.random.key(seed))
+  make = jax.jit(
+    lambda key: module.init(key, zeros)["params"],
+    compiler_options=dict(xla_backend_optimization_level=0),
+  )
+  params = make(jax.random.key(seed))
   mesh = meshes.make({"data": 1, "fsdp": 1, "tensor": 1}, jax.local_devices()[:1])
   return HubModel(cfg, module, params, None, mesh, system, json=config)

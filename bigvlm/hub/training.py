@@ -151,10 +151,8 @@ class CheckpointProcessor(processor.Processor):
     """What the connector wants beside the features, for `media_len` slots."""
     out = {}
     for key, neutral in self._neutral.items():
-      x = batch.extra.get(key)
-      if x is not None and x.shape[1] < neutral.shape[1]:
-        x = np.concatenate([x, neutral[:, x.shape[1] :]], axis=1)
-      out[key] = neutral if x is None else _fit(key, x, neutral.shape[1], 1, 0, "media_len")
+      x = batch.extra.get(key, neutral[:, :0])[:, : neutral.shape[1]]  # The rest is padding.
+      out[key] = np.concatenate([x, neutral[:, x.shape[1] :]], axis=1)
     return out
 
   @functools.cached_property

@@ -1,8 +1,9 @@
 """InternVL 2.5 (arXiv 2412.05271): the connector, the connector with the tower, then all.
 
 Published for the 8B model, on packed sequences of 16,384 tokens and 48 tiles; here a sequence is an
-example. Drop-path 0.1 of the tower has no counterpart, and the steps of the first are the house's. The share of each data set is not published.
-Prompts: ChatML, "<|im_start|>user\\n<image>\\n{question}<|im_end|>\\n<|im_start|>assistant\\n".
+example. Drop-path 0.1 of the tower has no counterpart, and the steps of the first are the house's.
+The share of each data set is not published. Prompts: ChatML,
+"<|im_start|>user\\n<image>\\n{question}<|im_end|>\\n<|im_start|>assistant\\n".
 """
 
 from bigvlm.configs.train import recipe

@@ -58,7 +58,7 @@ def test_stages_run_freeze_and_learn(name, tmp_path):
   arrays["vote"] = np.zeros(len(rows), np.int32)
   arrays = mesh_lib.put_global(arrays, built.mesh)
   losses = []
-  for _ in range(60):
+  for _ in range(300):
     state, out = built.step(state, arrays)
     total, count = out["metrics"]["loss"]
     losses.append(float(total / count))
