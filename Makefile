@@ -50,9 +50,10 @@ test: setup
 parity: setup
 	@echo "[make] installing the reference: transformers, torch and peft"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 \
-	  transformers==5.23.0 peft==0.21.2
+	  torchvision==0.28.0 transformers==5.23.0 peft==0.21.2 num2words==0.5.14
 	@echo "[make] comparing with the reference"
 	@$(BIN)/python -m tests.parity.live $(PARITY_ARGS)
+	@$(BIN)/python -m tests.parity.positions_live
 	@$(BIN)/python -m tests.parity.processors_live
 	@$(BIN)/python -m tests.parity.peft_live
 

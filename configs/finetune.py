@@ -29,8 +29,8 @@ def get_config(arg=None):
   """
   a = config.parse_arg(
     arg,
-    source="",
-    data="",
+    source="google/paligemma-3b-pt-224",
+    data="train.jsonl",
     val="",
     text_len=1024,
     media_len=1,
@@ -42,9 +42,6 @@ def get_config(arg=None):
     steps=1000,
     dtype="float32",
   )
-  for field in ("source", "data"):
-    if not a[field]:
-      raise ValueError(f"finetune needs {field}=..., e.g. finetune:source=DIR,data=train.jsonl")
   if a.train not in _TRAIN:
     raise ValueError(f"finetune: train={a.train!r} is none of {', '.join(_TRAIN)}")
   c = common.base(name="finetune")

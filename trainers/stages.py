@@ -21,8 +21,7 @@ from bigvlm import lora, types
 from bigvlm.layers import posemb
 from bigvlm.parallel import mesh as mesh_lib
 from bigvlm.parallel import sharding
-from bigvlm.processing import packing
-from bigvlm.trainers import layered, optim, schedule
+from bigvlm.trainers import layered, optim, packed, schedule
 from bigvlm.trainers import state as state_lib
 from bigvlm.trainers import step as step_lib
 from bigvlm.utils import tree as tree_lib
@@ -167,7 +166,7 @@ def build(config: Mapping, stage: Stage, workdir: pathlib.Path, devices=None) ->
     processor = build_lib.processor(stage.model, stage.processor, workdir)
   _check_vocabulary(stage, processor)
   if cfg["pack"]["count"] > 1:
-    processor = _packed(module, processor, cfg, field)
+    processor = packed.make(module, processor, cfg, field)
   objective = build_lib.objective(cfg["objective"], mesh)
   init, batch = _init(module, processor, mesh, stage), _abstract_batch(processor, mesh)
   key = jax.eval_shape(lambda: jax.random.key(0))
@@ -210,38 +209,6 @@ def build(config: Mapping, stage: Stage, workdir: pathlib.Path, devices=None) ->
     compiler_options=_compiler_options(config),
   )
   return Built(stage, module, processor, objective, mesh, tx, init, params, abstract, step)
-
-
-def _packed(module: Any, processor: Any, cfg: Mapping, field: str) -> packing.Packed:
-  """The processor of rows of several examples.
-
-  Raises:
-    ValueError: a loss that weighs rows, or a length that does not fit.
-  """
-  if cfg["objective"].get("normalize") != "token":
-    raise ValueError(
-      f"{field}.pack needs {field}.objective.normalize='token': rows differ in count"
-    )
-
-  def soft_rows(times: int) -> int:
-    """Rows of the connector's output when there are so many times the pictures of an example."""
-
-    def run():
-      arrays = {}
-      for name, (shape, dtype) in processor.spec().items():
-        media = name not in (*packing.TEXT, *packing.READ, "bad")
-        lead = (shape[0] * times, *shape[1:]) if media else shape
-        arrays[name] = jnp.zeros((1, *lead), dtype)
-      return module.init_with_output(jax.random.key(0), types.to_batch(arrays))[0].soft
-
-    soft = jax.eval_shape(run)
-    return 0 if soft is None else soft.x.shape[1]
-
-  one, two = soft_rows(1), soft_rows(2)
-  try:
-    return packing.Packed(processor, **cfg["pack"], first=2 * one - two, shift=two - one)
-  except ValueError as e:
-    raise ValueError(f"{field}: {e}") from None
 
 
 def _compiler_options(config: Mapping) -> dict[str, Any] | None:

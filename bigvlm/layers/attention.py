@@ -37,8 +37,10 @@ def attend(
   if part < length:
 
     def some(start):
-      def cut(x, axis):
-        return x if x is None else jax.lax.dynamic_slice_in_dim(x, start, part, axis)
+      def cut(x, axis):  # A mask or bias may be the same for all queries.
+        if x is None or x.shape[axis] == 1:
+          return x
+        return jax.lax.dynamic_slice_in_dim(x, start, part, axis)
 
       return _attend(cut(q, 1), k, v, cut(mask, 2), softcap, cut(bias, 2))
 

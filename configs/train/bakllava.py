@@ -4,7 +4,8 @@ Of its instructions 158k by GPT-4, 450k of academic VQA and 40k of ShareGPT are 
 not published. Prompts: "USER: <image>\\n{question}\\nASSISTANT:".
 """
 
-from bigvlm.configs.train import llava, recipe
+from bigvlm.configs.train import _recipe as recipe
+from bigvlm.configs.train import llava
 
 
 def get_config(arg=None):

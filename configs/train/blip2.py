@@ -7,7 +7,7 @@ caption follows the queries. With Flan-T5 (`source=Salesforce/blip2-flan-t5-xl`)
 1520, and a part of the caption is the prefix.
 """
 
-from bigvlm.configs.train import recipe
+from bigvlm.configs.train import _recipe as recipe
 
 
 def get_config(arg=None):

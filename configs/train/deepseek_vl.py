@@ -5,7 +5,7 @@ The share of images grew slowly at the start of the second stage, and its learni
 steps; here both stay. Prompts: "User: <image_placeholder>{question}\\n\\nAssistant:".
 """
 
-from bigvlm.configs.train import recipe
+from bigvlm.configs.train import _recipe as recipe
 
 
 def get_config(arg=None):

@@ -4,7 +4,7 @@ Nothing of its training is published: this is fine-tuning with the house's setti
 image, "{question}\\n" and the token <0x04>, behind which the answer stands.
 """
 
-from bigvlm.configs.train import recipe
+from bigvlm.configs.train import _recipe as recipe
 
 
 def get_config(arg=None):

@@ -6,7 +6,7 @@ The learning rate of the second stage is uncertain. Prompts: "User:{...}<end_of_
 Assistant:{...}<end_of_utterance>\\n" with images where they stand.
 """
 
-from bigvlm.configs.train import recipe
+from bigvlm.configs.train import _recipe as recipe
 
 _NEW = ("connector/.*", r"decoder/blocks/g\d+/b0/.*", "decoder/(head|head_extra|embedding_extra)")
 

@@ -6,7 +6,7 @@ is LoRA here, and noise on the embeddings (NEFTune) is not there. Prompts: "User
 <end_of_utterance>\\nAssistant: ".
 """
 
-from bigvlm.configs.train import recipe
+from bigvlm.configs.train import _recipe as recipe
 
 LORA = dict(
   train=("connector/.*", r".*/lora_[ab]"),

@@ -5,7 +5,8 @@ Adapters are LoRA here, DoRA there; their rank is not published, and resolution 
 first stage from 364 to 1820. Prompts: "User:<image>{question}<end_of_utterance>\\nAssistant: ".
 """
 
-from bigvlm.configs.train import idefics2, recipe
+from bigvlm.configs.train import _recipe as recipe
+from bigvlm.configs.train import idefics2
 
 _PAGES = ("obelics", "laion_coco", "pdfa")
 _MADE = ("docmatix", "websight", "lnqa", "pixelprose", "chartgemma")

@@ -6,7 +6,7 @@ trains, from BLIP-2; tower and text model stay frozen.
 192 with Flan-T5 XL, 128 with 7B models, 64 with 13B.
 """
 
-from bigvlm.configs.train import recipe
+from bigvlm.configs.train import _recipe as recipe
 
 DATA = dict(
   coco_caption=0.75,

@@ -6,7 +6,7 @@ The share of each data set is not published. Prompts: ChatML,
 "<|im_start|>user\\n<image>\\n{question}<|im_end|>\\n<|im_start|>assistant\\n".
 """
 
-from bigvlm.configs.train import recipe
+from bigvlm.configs.train import _recipe as recipe
 
 
 def get_config(arg=None):

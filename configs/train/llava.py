@@ -5,7 +5,7 @@ Prompts: "USER: <image>\\n{question} ASSISTANT:" after Vicuna's system line; cap
 stage follow the image with no words between.
 """
 
-from bigvlm.configs.train import recipe
+from bigvlm.configs.train import _recipe as recipe
 
 
 def get_config(arg=None):

@@ -5,7 +5,8 @@ The 760k instructions are those of LLaVA 1.5 without TextCaps, and ShareGPT-4V, 
 data, DocVQA, SynDog-EN, ChartQA, DVQA and AI2D. Prompts are those of each text model's chat.
 """
 
-from bigvlm.configs.train import llava, recipe
+from bigvlm.configs.train import _recipe as recipe
+from bigvlm.configs.train import llava
 
 
 def get_config(arg=None):

@@ -5,7 +5,8 @@ The preference optimisation that ends in the DPO checkpoint is not here; the lea
 those of LLaVA-NeXT, its own are not published. Prompts: "USER: <video>\\n{question} ASSISTANT:".
 """
 
-from bigvlm.configs.train import llava_next, recipe
+from bigvlm.configs.train import _recipe as recipe
+from bigvlm.configs.train import llava_next
 
 
 def get_config(arg=None):

@@ -6,7 +6,8 @@ The first stage had one picture of 384 x 384 and no tiles; here the checkpoint's
 ChatML, "<|im_start|>user\\n<image>\\n{question}<|im_end|>\\n<|im_start|>assistant\\n".
 """
 
-from bigvlm.configs.train import llava, recipe
+from bigvlm.configs.train import _recipe as recipe
+from bigvlm.configs.train import llava
 
 _MIXTURES = dict(
   knowledge=("recap_3_5m", "ureader", "syndog", "chinese_235k", "evol_instruct"),

@@ -5,7 +5,7 @@ Learning rates and steps are uncertain or not published; preference optimisation
 Prompts: Llama 3's headers, <|image|> in front of the question.
 """
 
-from bigvlm.configs.train import recipe
+from bigvlm.configs.train import _recipe as recipe
 
 _CROSS = ("encoders/.*", "connector/.*", "decoder/blocks/g0/b3/.*")
 

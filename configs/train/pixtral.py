@@ -4,7 +4,7 @@ Neither its pre-training nor its instruction tuning is published beyond that all
 this is instruction tuning with the house's settings. Prompts: "<s>[INST]{question}[IMG][/INST]".
 """
 
-from bigvlm.configs.train import recipe
+from bigvlm.configs.train import _recipe as recipe
 
 
 def get_config(arg=None):

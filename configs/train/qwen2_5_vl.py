@@ -5,7 +5,8 @@ Lengths and amounts of tokens are published (1.5T, 2T, 0.6T), learning rates, ba
 not: those here are the house's. Preference optimisation is not here. Prompts: those of Qwen2-VL.
 """
 
-from bigvlm.configs.train import qwen2_vl, recipe
+from bigvlm.configs.train import _recipe as recipe
+from bigvlm.configs.train import qwen2_vl
 
 
 def get_config(arg=None):

@@ -4,7 +4,7 @@ Amounts of tokens are published (600B, then 800B more); learning rates, batches 
 those here are the house's. Prompts: ChatML with <|vision_start|><|image_pad|><|vision_end|>.
 """
 
-from bigvlm.configs.train import recipe
+from bigvlm.configs.train import _recipe as recipe
 
 
 def get_config(arg=None):

@@ -5,7 +5,7 @@ Learning rates and steps are not published: those here are the house's. Prompts:
 "<|im_start|>User:<image>{question}<end_of_utterance>\\nAssistant:".
 """
 
-from bigvlm.configs.train import recipe
+from bigvlm.configs.train import _recipe as recipe
 
 
 def get_config(arg=None):

@@ -4,7 +4,7 @@ Learning rates are 1e-5 of the tower and 1e-3 of the connector, then 2e-6 and 1e
 text model; batches are not published. Prompts: ChatML; frames of a video as "Time 0.0s:<tokens>,".
 """
 
-from bigvlm.configs.train import recipe
+from bigvlm.configs.train import _recipe as recipe
 
 _MIXTURES = dict(
   align=("detailed_captions", "charts", "documents", "grounding", "text"),

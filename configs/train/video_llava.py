@@ -4,7 +4,8 @@ text model on instructions about both; LanguageBind's towers stay frozen. Videos
 Prompts: "USER: <video>\\n{question} ASSISTANT:", or <image>, with Vicuna's system line.
 """
 
-from bigvlm.configs.train import llava, recipe
+from bigvlm.configs.train import _recipe as recipe
+from bigvlm.configs.train import llava
 
 
 def get_config(arg=None):

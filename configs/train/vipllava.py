@@ -5,7 +5,8 @@ A third stage goes on with instructions by GPT-4V; its learning rate is that of 
 Prompts: "###Human: <image>\\n{question}###Assistant:".
 """
 
-from bigvlm.configs.train import llava, recipe
+from bigvlm.configs.train import _recipe as recipe
+from bigvlm.configs.train import llava
 
 
 def get_config(arg=None):

@@ -14,7 +14,7 @@ from bigvlm.parallel import mesh as mesh_lib
 from bigvlm.trainers import saved, stages, train
 from bigvlm.utils import tree
 
-RECIPES = [n for n in config_lib.shipped() if n.startswith("train/") and n != "train/recipe"]
+RECIPES = [n for n in config_lib.shipped() if n.startswith("train/")]
 
 
 def test_recipes_of_published_size_resolve_without_weights():
@@ -54,6 +54,9 @@ def test_stages_run_freeze_and_learn(name, tmp_path):
   source = sources.make(dict(config.stages[0].data.sources[0]))
   rng = np.random.default_rng(0)
   rows = [built.processor(source[n], rng) for n in range(plan[-1].cfg["batch_size"])]
+  # Text alone has the same arrays: a step has one structure.
+  bare = built.processor(dict(id="bare", prefix="hello", suffix="yes"), rng)
+  assert {k: v.shape for k, v in bare.items()} == {k: v.shape for k, v in rows[0].items()}
   arrays = {k: np.stack([row[k] for row in rows]) for k in rows[0]}
   arrays["vote"] = np.zeros(len(rows), np.int32)
   arrays = mesh_lib.put_global(arrays, built.mesh)

@@ -152,11 +152,12 @@ def test_dropout_acts_only_in_training_and_differs_by_layer_and_key(mode):
   assert jnp.abs(run(0, True) - run(1, True)).max() > 1e-3
 
 
-def test_attention_in_parts_is_attention(monkeypatch):
+@pytest.mark.parametrize("rows", [12, 1])
+def test_attention_in_parts_is_attention(monkeypatch, rows):
   rng = np.random.default_rng(3)
   shapes = ((2, 12, 4, 5), (2, 9, 2, 5), (2, 9, 2, 5))
   q, k, v = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
-  mask, bias = rng.random((2, 1, 12, 9)) < 0.7, rng.standard_normal((1, 4, 12, 9))
+  mask, bias = rng.random((2, 1, rows, 9)) < 0.7, rng.standard_normal((1, 4, rows, 9))
 
   def loss(*qkv):
     return jnp.sum(jnp.sin(attention.attend(*qkv, jnp.asarray(mask), 3.0, jnp.asarray(bias))))
