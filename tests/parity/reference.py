@@ -41,7 +41,7 @@ def forward(model: Any, inputs: Mapping[str, np.ndarray], names: tuple[str, ...]
   import torch
 
   dtype = next(model.parameters()).dtype
-  with torch.no_grad(), _wide_softmax():
+  with torch.no_grad(), wide_softmax():
     given = tensors(inputs, dtype)
     found = dict(model(**given))
     for name, keys in _FEATURES.items():
@@ -105,7 +105,7 @@ def _flat(features: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _wide_softmax():
+def wide_softmax():
   """Softmax in float64 where the logits are: in float32 a mask of float64's minimum gives NaN."""
   import torch.nn.functional as F
 
