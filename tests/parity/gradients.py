@@ -67,6 +67,12 @@ def _theirs(made: tuple[Any, dict, dict], labels: np.ndarray, old: bool) -> tupl
     return float(loss.detach()), load_file(pathlib.Path(folder) / "model.safetensors")
 
 
+def resampled(model: Any, inputs: dict[str, np.ndarray]) -> bool:
+  """Whether pictures are of another size than the position table, which is then made anew."""
+  batch = decoding.BATCHES[model.system.inputs](model, inputs, False)
+  return model.params_for(batch) is not model.params
+
+
 def ours(model: Any, inputs: dict[str, np.ndarray], labels: np.ndarray) -> tuple[float, dict]:
   """The same of a `HubModel`."""
   batch = decoding.BATCHES[model.system.inputs](model, inputs, False)

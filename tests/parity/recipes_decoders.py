@@ -10,7 +10,7 @@ _EOS = 9  # As many ids end a row, so that rows end at different steps.
 # From what save_pretrained writes to the names of the files on the hub.
 _OLD_NAMES = (
   (r"^model\.(?=(language_model|vision_tower|multi_modal_projector)\.)", ""),
-  (r"^language_model\.(?!model\.)", "language_model.model."),
+  (r"^language_model\.(?!(model|lm_head)\.)", "language_model.model."),
   (r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model."),
 )
 

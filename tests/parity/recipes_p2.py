@@ -11,7 +11,7 @@ from tests.parity.recipes_t import _sizes
 # From what save_pretrained writes to the names of the files on the hub.
 _INTERNVL_NAMES = (
   (r"^model\.(?=(language_model|vision_tower|multi_modal_projector)\.)", ""),
-  (r"^language_model\.(?!model\.)", "language_model.model."),
+  (r"^language_model\.(?!(model|lm_head)\.)", "language_model.model."),
   (r"^lm_head\.", "language_model.lm_head."),
 )
 _PICTURES = (1, 2, 0)  # Of every row.
