@@ -44,7 +44,8 @@ quickstart: setup
 # One test process a core is as fast as two cores get; ruff is among the tests.
 test: setup
 	@echo "[make] running the tests"
-	@$(BIN)/python -m pytest -n 2 --dist=loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder \
+	  $(PYTEST_ARGS)
 
 # The reference lives in .venv beside bigvlm, which never imports it; what is pinned stays.
 parity: setup

@@ -58,7 +58,7 @@ def test_help_of_each_command_has_examples(capsys, command, words):
     (("train", "quikstart"), ("unknown config 'quikstart'", "did you mean 'quickstart'")),
     (("train", "quickstart", "--config.sead=1"), ("unknown field 'sead'", "'seed'")),
     (("train", "quickstart", "--wrkdir=1"), ("unknown flag '--wrkdir'", "'--workdir'")),
-    (("info", "no_such"), ("unknown", "no_such", "siglip")),
+    (("info", "sigilp"), ("unknown", "sigilp", "did you mean 'siglip'")),
     (("eval", "no/such/run"), ("no/such/run",)),
     (("predict", "no/such/run", "--image", "x.png", "--prompt", "caption"), ("no/such/run",)),
     (("predict", "x"), ("--image, --prompt", "bigvlm predict --help")),

@@ -61,7 +61,7 @@ class CheckpointProcessor(processor.Processor):
     self.media_len = media_len
 
   def row(self, example, rng):
-    return self._row(example, str(example.get("suffix", ""))), False
+    return self._row(example, "suffix"), False
 
   def prompt(self, example):
     """As a call, but without suffix: `read` = [last position], K = 1."""
@@ -79,16 +79,16 @@ class CheckpointProcessor(processor.Processor):
       kept.append(int(i))
     return self.tokenizer.decode(kept)
 
-  def _row(self, example: Mapping[str, Any], suffix: str | None) -> processor.Arrays:
+  def _row(self, example: Mapping[str, Any], answer: str | None) -> processor.Arrays:
     record = str(example.get("id", ""))
-    if "prefix" not in example:
-      raise BadExample("has no field 'prefix'", record)
+    for field in ("prefix", answer):
+      if field is not None and not isinstance(example.get(field), str):
+        raise BadExample(f"has no text in its field {field!r}", record)
     try:
       pictures = human.media_of(example.get("image", ()))
+      suffix = None if answer is None else example[answer]
       arrays = self._arrays(pictures, example["prefix"], suffix)
-    except BadExample:
-      raise
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError) as e:  # Of a picture too, which knows no record.
       raise BadExample(str(e), record) from None
     return {**arrays, "bad": np.zeros((), np.int32)}
 

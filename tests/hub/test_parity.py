@@ -39,6 +39,7 @@ def case(request):
   name = request.param
   if name not in Case.made:
     Case.made.clear()
+    jax.clear_caches()  # See tests/conftest.py.
     Case.made[name] = Case(name)
   return Case.made[name]
 
