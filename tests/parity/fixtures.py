@@ -16,7 +16,8 @@ import numpy as np
 from tests.parity import reference, weights
 from tests.parity.recipes import RECIPES
 
-# Parts of the others, or the same under other inputs or masks: one of each is enough.
+# Parts of the others, or the same under other inputs or masks, or made of the same slots as others:
+# one of each is enough. `make parity` makes two of every one.
 ONCE = (
   "aimv2_native",
   "bakllava",
@@ -26,17 +27,22 @@ ONCE = (
   "dinov2_classifier",
   "dinov2_resized",
   "gemma3_text",
+  "idefics3",
   "idefics_plain",
+  "instructblip_llama",
   "instructblip_t5",
+  "instructblip_video",
   "internvl_layers",
   "llama_dynamic",
   "llama_yarn",
+  "llava_next_video",
   "llava_onevision_tiles",
   "llava_siglip",
   "llava_tied",
   "mistral",
   "mistral3",
   "mllama_text",
+  "opt",
   "opt_bare",
   "paligemma_causal",
   "persimmon",
@@ -44,6 +50,7 @@ ONCE = (
   "qwen2",
   "siglip2_vision",
   "siglip_vision",
+  "video_llava",
   "vit_classifier",
   "vit_resized",
 )
