@@ -5,6 +5,8 @@ References: transformers' `Qwen2VisionTransformerPretrainedModel` (arXiv 2409.12
 `VideoLlama3VisionModel` (2501.13106).
 """
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -155,25 +157,8 @@ class Packed(nn.Module):
 
   def _blocks(self, x: jax.Array, ctx: blocks.Ctx) -> jax.Array:
     dim = self.width // self.heads
-    spec = blocks.LayerSpec(
-      self.width,
-      self.heads,
-      self.hidden,
-      kv_heads=self.heads,
-      head_dim=dim,
-      query_scale=dim**-0.5,
-      norm=self.norm,
-      eps=self.eps,
-      act=self.act,
-      gated=self.gated,
-      bias=self.bias,
-      out_bias=self.out_bias,
-      mlp_bias=self.mlp_bias,
-      rope_base=self.rope_base,
-      rotary=rope.Rotary(sections=(dim // 4, dim // 4), share=self.rope_share),
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-    )
+    rotary = rope.Rotary(sections=(dim // 4, dim // 4), share=self.rope_share)
+    spec = dataclasses.replace(vit.encoder_spec(self), rotary=rotary)
     groups = blocks.periodic(tuple(map(blocks.Kind, self.windows)), self.depth)
     return blocks.Stack(spec, groups, self.mode, self.remat, name="blocks")(x, ctx)[0]
 

@@ -197,22 +197,6 @@ class Sam(nn.Module):
     parts = (kinds[: self.tap], kinds[self.tap :])
     return tuple(_repeated(part) for part in parts if part)
 
-  def _spec(self) -> blocks.LayerSpec:
-    dim = self.width // self.heads
-    return blocks.LayerSpec(
-      self.width,
-      self.heads,
-      self.hidden,
-      kv_heads=self.heads,
-      head_dim=dim,
-      query_scale=dim**-0.5,
-      eps=self.eps,
-      act=self.act,
-      bias=self.bias,
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-    )
-
   @nn.compact
   def __call__(self, media: Media, *, train: bool = False) -> Features:
     """media.pixels [B, I, H, W, 3] -> x [B, I, N, C], N the patches of the grid row by row.
@@ -237,7 +221,9 @@ class Sam(nn.Module):
       shape = (1, *self.table, self.width)
       table = self.param("posemb", nn.initializers.zeros, shape, self.param_dtype)
       x = x + table.reshape(1, -1, self.width).astype(x.dtype)
-    run = blocks.Stack(self._spec(), self.groups(), self.mode, self.remat, Layer, name="blocks")
+    run = blocks.Stack(
+      vit.encoder_spec(self), self.groups(), self.mode, self.remat, Layer, name="blocks"
+    )
     after: list[jax.Array] = []
     x, _ = run(x, blocks.Ctx(train=train), after=after)
     found = []

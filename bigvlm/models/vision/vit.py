@@ -48,9 +48,14 @@ def decode_variant(variant: str) -> dict:
   return sizes | ({"patch": int(match[2])} if match[2] else {})
 
 
+# Fields that towers may share with their layers, under the same names.
+_SHARED = ("norm", "eps", "act", "gated", "bias", "out_bias", "mlp_bias", "layer_scale", "dropout")
+_SHARED += ("rope_base", "dtype", "param_dtype")
+
+
 def encoder_spec(tower: nn.Module) -> blocks.LayerSpec:
-  """The layer of ViT and of its text tower, from the fields they share (see `ViT`)."""
-  dim = tower.head_dim or tower.width // tower.heads
+  """The layer of an encoder or a text tower, from the fields it has (see `ViT`)."""
+  dim = getattr(tower, "head_dim", 0) or tower.width // tower.heads
   return blocks.LayerSpec(
     tower.width,
     tower.heads,
@@ -58,17 +63,7 @@ def encoder_spec(tower: nn.Module) -> blocks.LayerSpec:
     kv_heads=tower.heads,
     head_dim=dim,
     query_scale=dim**-0.5,
-    norm=tower.norm,
-    eps=tower.eps,
-    act=tower.act,
-    gated=tower.gated,
-    bias=tower.bias,
-    out_bias=tower.out_bias,
-    mlp_bias=tower.mlp_bias,
-    layer_scale=tower.layer_scale,
-    dropout=tower.dropout,
-    dtype=tower.dtype,
-    param_dtype=tower.param_dtype,
+    **{name: getattr(tower, name) for name in _SHARED if hasattr(tower, name)},
   )
 
 
