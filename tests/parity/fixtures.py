@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 
+import tests.parity.torchvision_ops  # noqa: F401
 from tests.parity import reference, weights
 from tests.parity.recipes import RECIPES
 

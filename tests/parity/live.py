@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+import tests.parity.torchvision_ops  # noqa: F401
 from tests.parity import gradients, reference
 from tests.parity.recipes import _FILES
 

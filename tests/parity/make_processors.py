@@ -16,6 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np  # noqa: E402
 
+import tests.parity.torchvision_ops  # noqa: E402, F401
 from tests.parity import (  # noqa: E402
   processors_fusion,
   processors_reference,

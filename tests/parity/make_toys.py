@@ -12,6 +12,7 @@ import sys
 import tempfile
 from typing import Any
 
+import tests.parity.torchvision_ops  # noqa: F401
 from bigvlm.hub import toys
 from tests.parity import human_fusion, processors_fusion, reference
 

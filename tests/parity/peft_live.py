@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+import tests.parity.torchvision_ops  # noqa: F401
 from tests.parity import reference
 from tests.parity.recipes import RECIPES
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+import tests.parity.torchvision_ops  # noqa: F401
 from bigvlm.processing import positions
 
 MERGE = 2

@@ -12,6 +12,7 @@ import time
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import tests.parity.torchvision_ops  # noqa: E402, F401
 from tests.parity import (  # noqa: E402
   human_fusion,
   human_reference,
