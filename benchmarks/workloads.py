@@ -144,7 +144,7 @@ def train_step(arg: str, workdir: pathlib.Path) -> tuple[Callable[[], Any], dict
   import jax
 
   from bigvlm.parallel import mesh as mesh_lib
-  from bigvlm.trainers import launch, stages
+  from bigvlm.trainers import launch, stages, starting
 
   launch.initialize()
   prepare(workdir)
@@ -155,7 +155,7 @@ def train_step(arg: str, workdir: pathlib.Path) -> tuple[Callable[[], Any], dict
   rows = stage.cfg["batch_size"]
   batch = arrays(config.name, built.processor.spec(), rows, vocab)
   batch = mesh_lib.put_global(batch, built.mesh)
-  state = [stages.start(config, built)]
+  state = [starting.start(config, built)]
 
   def step():
     state[0], out = built.step(state[0], batch)

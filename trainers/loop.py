@@ -18,7 +18,7 @@ import numpy as np
 
 from bigvlm.ckpt import native
 from bigvlm.data import loader as loader_lib
-from bigvlm.trainers import evaluate, feed, launch, metrics, report, saved, stages
+from bigvlm.trainers import evaluate, feed, launch, metrics, report, saved, stages, starting
 from bigvlm.utils import log
 
 LAG = 2
@@ -63,7 +63,7 @@ def _restore_or_start(run: Any, built: stages.Built, saver: native.Checkpointer)
   if source != "previous" or before is None or before[0].index != stage.index - 1:
     before = saved.before(run.plan, built, run.workdir)
   run.writer.rewind([s.name for s in run.plan[: stage.index]], stage.name, 0, stage.steps)
-  state = stages.start(run.config, built, *(before or ()))
+  state = starting.start(run.config, built, *(before or ()))
   if run.main:
     log.line(metrics.parameter_table(built.state.params, built.state.frozen))
     log.line(f"stage {stage.name}: {stage.steps} steps of {stage.cfg['batch_size']} examples")
@@ -97,7 +97,7 @@ class _Loop:
       total, count = np.asarray(self.state.metrics["loss"]).tolist()
       values = {"train/loss": total / count if count else math.nan, **found}
       kept = {name: value for name, value in values.items() if math.isfinite(value)}
-      self.launch.finish(self.stage, stages.tensors(self.state), self._seconds(), kept)
+      self.launch.finish(self.stage, starting.tensors(self.state), self._seconds(), kept)
       return True
     finally:
       self.progress.close()
@@ -239,7 +239,7 @@ class _Loop:
     """Runs evaluators; the last time it leaves on SIGTERM and keeps what was predicted."""
     if not evals:
       return {}
-    runner = evaluate.model(self.config, self.built, stages.tensors(self.state))
+    runner = evaluate.model(self.config, self.built, starting.tensors(self.state))
     found, shown = {}, []
     for cfg in evals:
       if last and self.launch.stop.reached():

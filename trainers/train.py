@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from bigvlm import config as config_lib
-from bigvlm.trainers import evaluate, launch, loop, metrics, prepare
+from bigvlm.trainers import evaluate, launch, loop, metrics, prepare, starting
 from bigvlm.trainers import stages as stages_lib
 from bigvlm.utils import log
 
@@ -97,7 +97,7 @@ class Run:
       stages_lib.check_rules(self.config, built)
     for first, second in zip(built, built[1:], strict=False):
       if second.stage.cfg["init"]["source"] == "previous":
-        stages_lib.check_start(first, second)
+        starting.check_start(first, second)
     return built
 
   def result(self, stage: stages_lib.Stage) -> dict | None:

@@ -11,7 +11,7 @@ from bigvlm import config as config_lib
 from bigvlm import lora
 from bigvlm.data import sources
 from bigvlm.parallel import mesh as mesh_lib
-from bigvlm.trainers import saved, stages, train
+from bigvlm.trainers import saved, stages, starting, train
 from bigvlm.utils import tree
 
 RECIPES = [n for n in config_lib.shipped() if n.startswith("train/")]
@@ -50,7 +50,7 @@ def test_stages_run_freeze_and_learn(name, tmp_path):
 
   # One batch again and again, in the last stage.
   built = stages.build(config, plan[-1], tmp_path)
-  state = stages.start(config, built, plan[-1], left)
+  state = starting.start(config, built, plan[-1], left)
   source = sources.make(dict(config.stages[0].data.sources[0]))
   rng = np.random.default_rng(0)
   rows = [built.processor(source[n], rng) for n in range(plan[-1].cfg["batch_size"])]

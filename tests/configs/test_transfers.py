@@ -13,7 +13,7 @@ from bigvlm.configs.transfers import paligemma
 from bigvlm.hub import load as hub_load
 from bigvlm.hub import table as hub_table
 from bigvlm.processing import tokenizer
-from bigvlm.trainers import saved, stages, train
+from bigvlm.trainers import saved, stages, starting, train
 from bigvlm.types import to_batch
 from bigvlm.utils import tree
 
@@ -131,7 +131,7 @@ def test_a_transfer_takes_every_parameter_of_the_published_checkpoint(root, devi
   system = hub_table.system(published, "config.json")
   there = zoo.abstract_params(hub_load.plain_config(system, "float32"))
   b = built(root, load(root, "vqav2", size=size, res=448), devices[:1])
-  same, resampled = stages.carry(tree.flatten(b.params), tree.flatten(there), b.stage, b.stage)
+  same, resampled = starting.carry(tree.flatten(b.params), tree.flatten(there), b.stage, b.stage)
   assert len(same) == len(tree.names(b.params)) and not resampled
 
 
@@ -201,9 +201,9 @@ def _check_unmoved(c, workdir, all_of_it):
   """What is frozen is bit for bit what it started as; with a learning rate of 0 all is."""
   [stage] = stages.resolve(c, workdir)
   b = stages.build(c, stage, workdir)
-  before = stages.state_lib.params_of(stages.tensors(stages.start(c, b)))
+  before = starting.state_lib.params_of(starting.tensors(starting.start(c, b)))
   after = saved.read(workdir, stage.name, b.mesh, ("params", "frozen"))
-  for name, x in stages.state_lib.params_of(after).items():
+  for name, x in starting.state_lib.params_of(after).items():
     same = np.array_equal(np.asarray(x), np.asarray(before[name]))
     assert same or not (all_of_it or name.startswith(("encoders/", "connector/"))), name
     if not all_of_it and name.startswith("decoder/embedding"):

@@ -14,7 +14,7 @@ from bigvlm import config as config_lib
 from bigvlm.configs import common
 from bigvlm.hub import peft
 from bigvlm.parallel import mesh as mesh_lib
-from bigvlm.trainers import evaluate, saved, stages, train
+from bigvlm.trainers import evaluate, saved, stages, starting, train
 from bigvlm.utils import tree
 from tests.reliability import toy
 
@@ -78,7 +78,7 @@ def test_the_next_stage_goes_on_with_them_at_its_own_scale(run):
   plan = stages.resolve(config, workdir)
   old = tensors(workdir, "adapt", "params", "frozen")
   built = stages.build(config, plan[1], workdir)
-  state = stages.start(config, built, plan[0], old)
+  state = starting.start(config, built, plan[0], old)
   new = tree.flatten(state)
   for name, x in old.items():
     if not lora.is_constant(name):
@@ -103,9 +103,9 @@ def test_a_stage_without_adapters_must_drop_them(run):
     first, second = (stages.build(other, s, workdir) for s in stages.resolve(other, workdir))
     if said:
       with pytest.raises(ValueError, match=said):
-        stages.check_start(first, second)
+        starting.check_start(first, second)
     else:
-      stages.check_start(first, second)
+      starting.check_start(first, second)
 
 
 def test_adapters_of_some_layers_train_alone(run):
@@ -117,7 +117,7 @@ def test_adapters_of_some_layers_train_alone(run):
   trained = tree.names(built.state.params)
   assert len(trained) == 4 and all(f"/blocks/{depth - 1}/" in n for n in trained)
   old = tensors(workdir, "adapt", "params", "frozen")
-  state = stages.start(other, built, stages.resolve(other, workdir)[0], old)
+  state = starting.start(other, built, stages.resolve(other, workdir)[0], old)
   name = "encoders/image/blocks/g0/b0/attn/q/lora_a"
   for row in range(depth):
     apart = tree.flatten({**state.params, "frozen": state.frozen})

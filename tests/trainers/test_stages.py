@@ -9,7 +9,7 @@ import pytest
 
 from bigvlm import config as config_lib
 from bigvlm.layers import posemb
-from bigvlm.trainers import prepare, stages
+from bigvlm.trainers import prepare, stages, starting
 from tests.reliability import toy
 
 
@@ -71,7 +71,7 @@ def carried(new, old, **init):
   low, high = plan()[1:]
   init = dict(dict(fresh=(), drop=(), resample="linear_corners"), **init)
   cfg = {**high.cfg, "init": init}
-  return stages.carry(new, old, dataclasses.replace(high, cfg=cfg), low)
+  return starting.carry(new, old, dataclasses.replace(high, cfg=cfg), low)
 
 
 def test_parameters_go_over_by_name_and_position_tables_are_resampled():
@@ -121,11 +121,11 @@ def built(tmp_path_factory, devices):
 def test_a_stage_starts_from_the_one_before(built):
   """Carried bit for bit, the position table resampled, frozen ones without optimiser state."""
   config, (low, high) = built
-  first = stages.start(config, low)
-  second = stages.start(config, high, low.stage, stages.tensors(first))
+  first = starting.start(config, low)
+  second = starting.start(config, high, low.stage, starting.tensors(first))
   a, b = (
-    stages.state_lib.params_of(stages.tensors(first)),
-    stages.state_lib.params_of(stages.tensors(second)),
+    starting.state_lib.params_of(starting.tensors(first)),
+    starting.state_lib.params_of(starting.tensors(second)),
   )
   assert a.keys() == b.keys()
   name = "encoders/image/posemb"
@@ -142,29 +142,29 @@ def test_a_stage_starts_from_the_one_before(built):
 
 def test_the_same_seed_gives_the_same_start(built):
   config, (low, _) = built
-  one, two = (stages.tensors(stages.start(config, low)) for _ in range(2))
+  one, two = (starting.tensors(starting.start(config, low)) for _ in range(2))
   for key in one:
     np.testing.assert_array_equal(one[key], two[key], err_msg=key)
 
 
 def test_the_optimiser_is_carried_when_asked_and_only_if_it_fits(built):
   config, (_, high) = built
-  first = stages.start(config, high)
+  first = starting.start(config, high)
   tensors = {
     k: jax.numpy.full_like(x, 3) if k.startswith("opt/") else x
-    for k, x in stages.tensors(first).items()
+    for k, x in starting.tensors(first).items()
   }
   init = {**high.stage.cfg["init"], "optimizer": "carry"}
   again = dataclasses.replace(
     high, stage=dataclasses.replace(high.stage, cfg={**high.stage.cfg, "init": init})
   )
-  got = stages.start(config, again, high.stage, tensors)
+  got = starting.start(config, again, high.stage, tensors)
   assert all(np.all(np.asarray(x) == 3) for x in jax.tree.leaves(got.opt))
-  fresh = stages.start(config, high, high.stage, tensors)
+  fresh = starting.start(config, high, high.stage, tensors)
   assert not any(np.any(np.asarray(x)) for x in jax.tree.leaves(fresh.opt))
   without = {k: x for k, x in tensors.items() if not k.startswith("opt/")}
   with pytest.raises(ValueError, match="init.optimizer='carry': the stage before has no state"):
-    stages.start(config, again, high.stage, without)
+    starting.start(config, again, high.stage, without)
 
 
 def test_sharding_rules_must_match_some_stage(built):

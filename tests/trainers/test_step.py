@@ -50,10 +50,12 @@ def setup(train=(".*",), rate=0.0, policy="skip", max_in_a_row=3, log_every=4, *
   batch = {k: v for k, v in arrays().items() if k != "vote"}
   from bigvlm import types
 
-  params = module.init(jax.random.key(0), types.to_batch(batch))["params"]
+  batch = types.to_batch(batch)
+  out, variables = module.init_with_output(jax.random.key(0), batch)
+  params = variables["params"]
   trainable, _ = state_lib.split(params, train, "train")
   tx = optim.make(cfg, trainable, 20)
-  reported = step_lib.metric_names(module, objective, params, batch)
+  reported = step_lib.reported(objective(out, batch)[1])
   state = state_lib.create(
     params, train, tx, jax.random.key_data(jax.random.key(1)), reported, cfg["ema"] > 0
   )
