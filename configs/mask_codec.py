@@ -2,6 +2,7 @@
 
 from bigvlm import config
 from bigvlm.configs import common
+from bigvlm.utils import jaxcache
 
 
 def get_config(arg=None):
@@ -17,7 +18,7 @@ def get_config(arg=None):
   c.log.every = 1 if a.tiny else 25
   c.log.tensorboard = False
   if a.tiny:
-    c.compiler_options = dict(xla_backend_optimization_level=0)
+    c.compiler_options = dict(jaxcache.QUICK)
   c.checkpoint.keep = 1
   c.stages = (
     common.stage(

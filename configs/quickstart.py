@@ -15,6 +15,7 @@ that start alike.
 
 from bigvlm import config
 from bigvlm.configs import common
+from bigvlm.utils import jaxcache
 
 CODEC = "workdir:mask_codec.npz"
 VOCAB = 384  # of the tokenizer, before <loc> and <seg>
@@ -96,7 +97,7 @@ def get_config(arg=None):
   c.log.every = 5 if tiny else 50
   c.log.tensorboard = not tiny
   if tiny:  # Its time is all compilation.
-    c.compiler_options = dict(xla_backend_optimization_level=0)
+    c.compiler_options = dict(jaxcache.QUICK)
   c.checkpoint.every_seconds = 4.0 if tiny else 30.0
   c.loader.threads = 2
   c.prepare = dict(

@@ -20,7 +20,7 @@ from bigvlm import build, zoo
 from bigvlm.hub import load, table
 from bigvlm.hub.model import HubModel
 from bigvlm.parallel import mesh as meshes
-from bigvlm.utils import names
+from bigvlm.utils import jaxcache, names
 
 FILE = pathlib.Path(__file__).with_name("toys.json")
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")  # Ids 0 to 3 of every toy.
@@ -93,7 +93,7 @@ def _model(config: dict[str, Any], seed: int) -> HubModel:
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), batch)
   make = jax.jit(
     lambda key: module.init(key, zeros)["params"],
-    compiler_options=dict(xla_backend_optimization_level=0),
+    compiler_options=dict(jaxcache.QUICK),
   )
   params = make(jax.random.key(seed))
   mesh = meshes.make({"data": 1, "fsdp": 1, "tensor": 1}, jax.local_devices()[:1])

@@ -3,6 +3,9 @@
 import os
 import pathlib
 
+# Options of XLA for programs that run a few times only: a quarter of the time to compile them.
+QUICK = dict(xla_backend_optimization_level=0, xla_cpu_use_fusion_emitters=False)
+
 
 def directory() -> pathlib.Path | None:
   """`$BIGVLM_CACHE/xla`, else `~/.cache/bigvlm/xla`; None when BIGVLM_CACHE is `off`."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from bigvlm import config
 from bigvlm.configs import common
+from bigvlm.utils import jaxcache
 
 _DIGITS = dict(kind="digits", name="toy", split="train", digits=(1, 2), tasks=dict(caption=1.0))
 
@@ -72,7 +73,7 @@ def make(
     lengths = dict(text_len=tiny[0], read_len=16, media_len=tiny[1])
     c.prepare = dict(toy=dict(name=toy, path="toy"))
     c.mesh = dict(data=1, fsdp=1, tensor=1)
-    c.compiler_options = dict(xla_backend_optimization_level=0)
+    c.compiler_options = dict(jaxcache.QUICK)
     c.log = dict(c.log, every=1, tensorboard=False)
   else:
     c.dtype = dict(params="float32", compute=dtype, logits="float32")

@@ -55,6 +55,7 @@ class Job:
     spec = dict(spec, config=config, workdir=str(workdir), log=str(self.log), port=port)
     path.write_text(json.dumps(dict(spec, flags=[*mesh, *flags], processes=self.processes)))
     flag = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flag += " --xla_cpu_use_fusion_emitters=false"
     env = os.environ | dict(PYTHONPATH=str(ROOT), XLA_FLAGS=flag, JAX_PLATFORMS="cpu")
     self.popen = []
     for i in range(self.processes):
