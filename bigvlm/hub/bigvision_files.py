@@ -1,5 +1,6 @@
 """big_vision's `.npz` files: finding one and its config, reading it, writing one."""
 
+import dataclasses
 import math
 import os
 import pathlib
@@ -112,7 +113,8 @@ def describe(path: pathlib.Path, config: Any = None) -> tuple[System, Adapted]:
   Args:
     path: the file.
     config: big_vision's model config, a mapping or the path of a JSON file; None = `config.json`
-      beside the file, or what its name says when that is a released one.
+      beside the file, or what its name says when that is a released one. Its `res`, an int or
+      [height, width], is the size of the pictures, if the position table has a row for each patch.
 
   Raises:
     ValueError: no config, or one that is not understood; pickled objects; a damaged file.
@@ -122,8 +124,17 @@ def describe(path: pathlib.Path, config: Any = None) -> tuple[System, Adapted]:
   shapes = {name: specs[key].shape for name, key in canonical(source).items()}
   cfg, where = _config(path, config, shapes)
   system = bigvision.system(cfg, shapes, where)
-  encoder = system.model["encoders"]["image"]
-  return system, Adapted(source, cfg, encoder["kind"] == "naflex")
+  encoder, res = system.model["encoders"]["image"], cfg.get("res")
+  naflex = encoder["kind"] == "naflex"
+  if res is not None and not naflex:
+    # The table tells the number of patches alone: So400m/14 at 384 reads 378 of the pixels.
+    have, want = (
+      math.prod(side // encoder["patch"] for side in size)
+      for size in (system.image_size, fields.size(res))
+    )
+    if have == want:
+      system = dataclasses.replace(system, image_size=fields.size(res))
+  return system, Adapted(source, cfg, naflex)
 
 
 def _config(path: pathlib.Path, config: Any, shapes: bigvision.Shapes) -> tuple[Mapping, str]:
@@ -169,18 +180,19 @@ def released(stem: str, shapes: bigvision.Shapes) -> dict[str, Any] | None:
   (`pt_3b_224.bf16`, `paligemma2-3b-pt-224.b16`) and plain ViT, whose sizes the tensors tell.
   """
   if match := _SIGLIP.fullmatch(stem):
-    language, size, patch16, _ = match.groups()
+    language, size, patch16, res = match.groups()
     so400m = "So400m/16" if patch16 else "So400m/14"
     variant = {"b16": "B/16", "l16": "L/16", "so400m": so400m}[size]
     name = variant.split("/")[0]
     image = dict(variant=variant, pool_type="map")
     text = dict(variant=name, vocab_size=32_000 if language == "en" else 250_000)
-    return _towers(image, text, None if patch16 else _WIDTHS[name])
+    return _towers(image, text, None if patch16 else _WIDTHS[name]) | dict(res=int(res))
   if match := _SIGLIP2.fullmatch(stem):
     name, patch, size = _NAMES[match[1]], match[2], match[3]
     text = dict(variant="So400m" if name == "g-opt" else name, vocab_size=256_000)
     if size != "naflex":
-      return _towers(dict(variant=f"{name}/{patch}", pool_type="map"), text, _WIDTHS[name])
+      towers = _towers(dict(variant=f"{name}/{patch}", pool_type="map"), text, _WIDTHS[name])
+      return towers | dict(res=int(size))
     image = dict(variant=name, pool_type="map", nposemb=16, posemb="learn_2d")
     kind = dict(image_model="proj.image_text.naflex_vit")
     return _towers(image, text, _WIDTHS[name], **kind)

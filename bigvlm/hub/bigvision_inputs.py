@@ -1,7 +1,8 @@
 """big_vision's inputs to a batch, and outputs to its names.
 
 A kind is a function (model, inputs) -> outputs; `KINDS` is the table, `GENERATORS` that of
-(model, inputs, max_new_tokens) -> ids. All arrays are NumPy.
+(model, inputs, max_new_tokens) -> ids, `BATCHES` that of `decoding`. `processor` prepares them as
+big_vision does. All arrays are NumPy.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import numpy as np
 
 from bigvlm import generate as generation
 from bigvlm.hub import decoding, inputs
+from bigvlm.processing.hub import bigvision
 from bigvlm.types import Batch, Item, MaskSpec, Media, Text
 
 _PATCHES = ("patches", "ptype", "yabs", "xabs")
@@ -135,7 +137,7 @@ def _prompt(model: Any, given: Mapping[str, Any]) -> tuple[Batch, int, np.ndarra
     The batch, which reads the text's positions; the number of image tokens; bool [B, T], the
     tokens that are not padding.
   """
-  given = inputs.take(given, "image", "text", "mask_ar", "input_mask")
+  given = inputs.take(given, "image", "text", "mask_ar", "input_mask", "mask_loss")
   tokens = inputs.ids(_need(given, "text"), model.module.decoder.vocab, "text")
   media = _pixels(given, frames=True)
   rows, frames, height, width, _ = media.pixels.shape
@@ -196,15 +198,7 @@ def greedy(model: Any, given: Mapping[str, Any], max_new_tokens: int) -> np.ndar
   Raises:
     ValueError: also a prompt that is empty or padded elsewhere; names the row.
   """
-  batch, count, real = _prompt(model, given)
-  ends = real.sum(axis=1)
-  wrong = (real != (np.arange(real.shape[1]) < ends[:, None])).any(axis=1) | (ends == 0)
-  if wrong.any():
-    row = int(wrong.argmax())
-    raise ValueError(f"input_mask row {row} is not 1 for a prompt, then 0 for padding on its right")
-  read = (count + ends - 1).astype(np.int32)[:, None]
-  batch = batch.replace(text=batch.text.replace(read=read))
-  module, params, batch = model.decoding(batch)
+  module, params, batch = model.decoding(prompts(model, given, True))
   eos, pad = decoding.ends(model)
   rng = jax.random.key(0)
   ids = generation.generate(
@@ -213,5 +207,54 @@ def greedy(model: Any, given: Mapping[str, Any], max_new_tokens: int) -> np.ndar
   return decoding.trim(np.asarray(ids), eos)
 
 
+def prompts(model: Any, given: Mapping[str, Any], last: bool) -> Batch:
+  """The batch of PaliGemma's inputs, which reads every position of the text, or the last real one.
+
+  Raises:
+    ValueError: see `greedy`.
+  """
+  batch, count, real = _prompt(model, given)
+  if not last:
+    return batch
+  ends = real.sum(axis=1)
+  wrong = (real != (np.arange(real.shape[1]) < ends[:, None])).any(axis=1) | (ends == 0)
+  if wrong.any():
+    row = int(wrong.argmax())
+    raise ValueError(f"input_mask row {row} is not 1 for a prompt, then 0 for padding on its right")
+  read = (count + ends - 1).astype(np.int32)[:, None]
+  return batch.replace(text=batch.text.replace(read=read))
+
+
+def labels(given: Mapping[str, np.ndarray]) -> np.ndarray:
+  """What is to be predicted [B, T], -100 where nothing is."""
+  return np.where(given["mask_loss"] > 0, given["text"], -100)
+
+
+def processor(model: Any) -> bigvision.base.Processor | None:
+  """What prepares pictures and texts as big_vision does; None without the file of a tokeniser.
+
+  SigLIP's pictures are resized without antialias, PaliGemma's with. A ViT alone needs no tokeniser;
+  its pictures are SigLIP's, whatever it was evaluated with.
+
+  Raises:
+    ValueError: a damaged tokeniser, or several.
+  """
+  module, kind = model.module, model.system.inputs
+  folder, encoder = model.npz.path.parent, module.encoders["image"]
+  if encoder.resizes:
+    pixels = bigvision.NaFlex(patch=encoder.patch, name="NaFlex")
+  else:
+    height, width = model.system.image_size
+    size = {"height": height, "width": width}
+    pixels = bigvision.Squeezed(size, antialias=kind == "bv_paligemma", name="resize")
+  if kind == "bv_paligemma":
+    return bigvision.paligemma(pixels, folder, module.decoder.vocab)
+  if kind == "bv_vit":
+    return bigvision.base.Processor(bigvision.base.Parts(pixels))
+  text, name = module.text, model.npz.config.get("tokenizer")
+  return bigvision.two_towers(pixels, folder, name, text.vocab, text.length)
+
+
+BATCHES = {"bv_paligemma": prompts}
 KINDS = {"bv_vit": vit, "bv_two_towers": two_towers, "bv_paligemma": paligemma}
 GENERATORS = {"bv_paligemma": greedy}

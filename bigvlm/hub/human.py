@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigvlm.hub import answering, decoding
+from bigvlm.hub import answering, bigvision_inputs, decoding
 from bigvlm.processing import video
-from bigvlm.processing.hub import decoded, processors
+from bigvlm.processing.hub import bigvision, decoded, processors
 from bigvlm.processing.hub import images as image_lib
 from bigvlm.sampling import GREEDY, Sampling
 from bigvlm.types import Item
@@ -23,6 +23,9 @@ BUCKET = 32  # Prompts.
 _ANSWER = 8  # Answers that are scored.
 _DECODERS = ("lm", "vlm", "encdec", "memory")
 KINDS = (*_DECODERS, "dual", "encoder", "matching")  # With files of transformers.
+# What big_vision's kinds are for people.
+_ROLES = {"bv_paligemma": "vlm", "bv_two_towers": "dual", "bv_vit": "encoder"}
+_BATCHES = decoding.BATCHES | bigvision_inputs.BATCHES
 
 
 class Human:
@@ -35,9 +38,12 @@ class Human:
   def processor(self) -> processors.Processor | None:
     """What turns images and strings into inputs; read from the directory when first asked for.
 
-    None without tokenizer and preprocessor files. Raises ValueError where they are damaged.
+    None without tokenizer and preprocessor files; an `.npz` needs a sentencepiece model beside it.
+    Raises ValueError where they are damaged.
     """
-    if self._processor is None and self._files is not None:
+    if self._processor is None and self.npz is not None:
+      self._processor = bigvision_inputs.processor(self)
+    elif self._processor is None and self._files is not None:
       self._processor = processors.make(self._files)
     return self._processor
 
@@ -67,6 +73,8 @@ class Human:
     *,
     max_new_tokens: int = 64,
     temperature: float = 0.0,
+    beams: int = 0,
+    length_penalty: float = 0.0,
     seed: int = 0,
     batch_size: int = 32,
   ) -> list[str]:
@@ -79,6 +87,7 @@ class Human:
         in front of it.
       max_new_tokens: most tokens of an answer.
       temperature: 0 = greedy.
+      beams, length_penalty: as for `answers`.
       seed: of the sampling.
       batch_size: rows at a time.
 
@@ -88,12 +97,15 @@ class Human:
     """
     if self._native:
       settings = dict(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-      return super().generate(images, prompts, batch_size=batch_size, **settings)
+      settings |= dict(beams=beams, length_penalty=length_penalty, batch_size=batch_size)
+      return super().generate(images, prompts, **settings)
     found = self.answers(
       images,
       prompts,
       max_new_tokens=max_new_tokens,
       sampling=Sampling(temperature=temperature),
+      beams=beams,
+      length_penalty=length_penalty,
       seed=seed,
       batch_size=batch_size,
     )
@@ -132,14 +144,14 @@ class Human:
     Raises:
       ValueError: as `generate`; options that do not go together.
     """
-    kind = self._kind("generate", *_DECODERS)
+    self._kind("generate", *_DECODERS)
     found: list[list[answering.Answer]] = []
     for n, (rows, count) in enumerate(_batches(_paired(images, prompts), batch_size)):
       given = self.prompt_inputs(rows)
       given.pop("labels", None)
       found += answering.answers(
         self,
-        decoding.BATCHES[kind](self, given, True),
+        _BATCHES[self.system.inputs](self, given, True),
         jax.random.fold_in(jax.random.key(seed), n),
         count=count,
         max_new_tokens=max_new_tokens,
@@ -172,20 +184,22 @@ class Human:
     """
     if self._native:
       return super().score(images, prompts, answers, batch_size=batch_size)
-    kind = self._kind("score", *_DECODERS)
+    self._kind("score", *_DECODERS)
     if len(answers) != len(prompts):
       raise ValueError(f"there are {len(prompts)} prompts, but {len(answers)} answers")
     rows = [(*row, answer) for row, answer in zip(_paired(images, prompts), answers, strict=True)]
     found = []
     for part, count in _batches(rows, batch_size):
       given = self.prompt_inputs(part)
-      labels = given["labels"]
+      labels = given["labels"] if "labels" in given else bigvision_inputs.labels(given)
       if self._encodes:
         labels = np.pad(labels, ((0, 0), (0, -labels.shape[1] % _ANSWER)), constant_values=-100)
         logits = self.forward_hf(given | {"labels": labels})["logits"]
       else:
-        batch = decoding.BATCHES[kind](self, given, False)
+        batch = _BATCHES[self.system.inputs](self, given, False)
+        before = batch.text.tokens.shape[1] - labels.shape[1]  # Images that are not in the prompt.
         read, labels = reads(labels)
+        read = read + before
         logits = self.apply(batch.replace(text=batch.text.replace(read=read))).logits
       found.append(np.asarray(_log_prob(logits, labels))[:count])
     return np.concatenate(found) if found else np.zeros(0, np.float32)
@@ -200,11 +214,12 @@ class Human:
       return super().embed_image(images, batch_size=batch_size)
     kind = self._kind("embed_image", "dual", "encoder")
     key = "image_embeds" if kind == "dual" else "pooler_output"
+    key = "pre_logits" if self.npz is not None and kind == "encoder" else key
     settings = self._sizes()
     found = []
     for rows, count in _batches(decoded.flat(images), batch_size):
       out = self.forward_hf(self.processor(images=rows, **settings))
-      if key not in out:
+      if key not in out or out[key].ndim != 2:
         raise ValueError(f"embed_image needs a model that pools its patches; this gives {[*out]}")
       x = out[key][:count]
       found.append(x / np.linalg.norm(x, axis=-1, keepdims=True))
@@ -230,11 +245,15 @@ class Human:
 
   def _kind(self, call: str, *kinds: str) -> str:
     """How the model takes inputs, when it has this call and a processor."""
-    kind = self.system.inputs
+    kind = _ROLES.get(self.system.inputs, self.system.inputs)
     if kind in KINDS and kind not in kinds:
       raise ValueError(f"{call} is for {' or '.join(kinds)} models; this is a {kind!r} model")
     if self.processor is None:
       where = self.directory or "this model"
+      if self.npz is not None:
+        slot = self.module.text if kind == "dual" else self.module.decoder
+        lacks = bigvision.wanted(slot.vocab)
+        raise ValueError(f"{call} needs a processor, but {where} has no {lacks}")
       raise ValueError(
         f"{call} needs a processor, but {where} has no tokenizer and preprocessor files; put them "
         "there, or call forward_hf and generate_hf with arrays"
@@ -249,7 +268,7 @@ class Human:
     groups, prompts, *answers = zip(*rows, strict=True)
     settings: dict[str, Any] = dict(padding=True, pad_to_multiple_of=BUCKET)
     if not self._encodes:
-      settings["padding_side"] = "left"
+      settings["padding_side"] = self.processor.SIDE
     tokenizer = self.processor.tokenizer
     start = tokenizer.special.get("bos_token") if tokenizer else None
     there = start and all(prompt.startswith(start) for prompt in prompts)  # By a chat template.
@@ -281,12 +300,15 @@ class Human:
     encoder = getattr(self.module, "encoders", {}).get("image")
     if pixels is None or encoder is None or self.system.image_size is None:
       return {}
+    if isinstance(pixels, bigvision.NaFlex):
+      return {}
     if isinstance(pixels, image_lib.Patches):
       return {"patch_size": encoder.patch, "max_num_patches": pixels.max_patches}
     settings: dict[str, Any] = {}
     if self.system.image_size != self.loaded_size:  # `load(res=)`
       height, width = self.system.image_size
       settings["size"] = settings["crop_size"] = {"height": height, "width": width}
+      settings = {key: value for key, value in settings.items() if key in pixels.KEYS}
     if pixels.tokens is not None and self.system.inputs == "vlm":
       grid = encoder.grid(*self.system.image_size)
       settings["image_seq_length"] = len(self.module.connector.rows([Item(0, (1, *grid))])[0])

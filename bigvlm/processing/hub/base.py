@@ -62,6 +62,7 @@ class Processor:
     NEEDS: parts without which a directory has a plain `Processor`.
     OVER_WHITE: whether the transparency of PIL images is laid over white, or left out.
     STARTS: whether prompts get their start token from the processor, not from the tokenizer.
+    SIDE: the side on which prompts are padded for generation.
     FRAMES: of the video that a picture becomes where a model reads videos alone.
     ahead: places in front of the text that padding to a length does not count.
     text_defaults: settings of the tokenizer that this system has where the caller gives none.
@@ -72,6 +73,7 @@ class Processor:
   NEEDS: tuple[str, ...] = ("images", "tokenizer")
   OVER_WHITE = True
   STARTS = False
+  SIDE = "left"
   FRAMES = 1
   ahead = 0
   text_defaults: dict[str, Any] = {}
