@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from bigvlm import build, generate
+from bigvlm import beam, build, generate
 from bigvlm.parallel import mesh as meshes
 from bigvlm.types import to_batch
 
@@ -51,6 +51,8 @@ class Model:
     *,
     max_new_tokens: int = 64,
     temperature: float = 0.0,
+    beams: int = 0,
+    length_penalty: float = 0.0,
     seed: int = 0,
     batch_size: int = 32,
   ) -> list[str]:
@@ -61,26 +63,30 @@ class Model:
       prompts: as many strings.
       max_new_tokens: most tokens of an answer.
       temperature: 0 = greedy.
+      beams: > 0 searches with so many hypotheses instead (`bigvlm.beam`); with a `length_penalty`
+        only when asked.
       seed: of the sampling.
       batch_size: rows at a time, over all processes.
 
     Raises:
-      ValueError: unequal numbers of images and prompts, or a model without a decoder.
+      ValueError: unequal numbers of images and prompts, a model without a decoder, or a search
+        that samples.
     """
     self._needs("decoder", "generate")
     rows = [self.processor.prompt(e) for e in _examples(images, prefix=prompts)]
     module, params = self._decoding
-    sampler = functools.partial(
-      generate.generate,
-      module,
-      max_new_tokens=max_new_tokens,
-      eos=self.processor.tokenizer.eos,
-      temperature=temperature,
-    )
+    how = dict(max_new_tokens=max_new_tokens, eos=self.processor.tokenizer.eos)
+    if beams and temperature:
+      raise ValueError("beams do not sample; leave temperature alone")
     answers = []
     for n, (arrays, real) in enumerate(self._batches(rows, batch_size)):
-      rng = jax.random.fold_in(jax.random.key(seed), n)
-      ids = self._local(sampler(params, to_batch(arrays), rng))[:real]
+      rng, batch = jax.random.fold_in(jax.random.key(seed), n), to_batch(arrays)
+      if beams:
+        search = dict(how, beams=beams, length_penalty=length_penalty)
+        tokens = beam.search(module, params, batch, **search).tokens
+      else:
+        tokens = generate.generate(module, params, batch, rng, temperature=temperature, **how)
+      ids = self._local(tokens)[:real]
       answers.extend(self.processor.decode(row) for row in ids)
     return answers
 

@@ -18,6 +18,9 @@ from bigvlm.utils import log, names
 
 # Fields of every evaluator; `every` and `name` are the trainer's.
 FIELDS = dict(name="", kind="", every=0, data=None, examples=0, batch_size=64)
+# Fields of those that let the model write: `beams` above 0 searches, as `api.Model.generate` does.
+WRITING = dict(max_new_tokens=64, beams=0, length_penalty=0.0)
+_LOOK_AT = 20  # first records, one of which must be readable
 _AT_ONCE = 256  # examples, with their pixels, that are held in memory
 
 
@@ -42,6 +45,8 @@ class Evaluator:
       if key not in known:
         raise ValueError(f"{self.label}: {names.unknown('field', key, known)}")
     self.cfg = known | {key: cfg[key] for key in cfg}
+    if self.cfg.get("length_penalty") and not self.cfg["beams"]:
+      raise ValueError(f"{self.label}: length_penalty is of a search; set beams as well")
     if not self.cfg["data"]:
       raise ValueError(f"{self.label}: field 'data' is missing: the source of its examples")
     self._source = None
@@ -63,6 +68,21 @@ class Evaluator:
     if not (wanted or size):
       raise ValueError(f"{self.label}: {self.source.name} has no examples")
     return wanted or size
+
+  def check(self) -> None:
+    """Opens the source and reads a record, so that a wrong path is told before anything is trained.
+
+    Raises:
+      ValueError, OSError: what the source says, `examples` beyond its end, or that none of its
+        first records can be read.
+    """
+    first = None
+    for i in range(min(len(self), _LOOK_AT)):
+      found = self.example(i)
+      if not isinstance(found, str):
+        return
+      first = first or found
+    raise ValueError(f"{self.label}: none of its first records can be read; the first: {first}")
 
   def run(self, model) -> dict[str, float]:
     """Scores `model` (an `api.Model`) on every example once: metric name -> float.
@@ -148,13 +168,16 @@ class Evaluator:
       f" fields: {', '.join(sorted(example))}"
     )
 
-  def generate(self, model, examples: list[dict], max_new_tokens: int) -> list[str]:
-    """Greedy answers to the examples' prefixes."""
+  def generate(self, model, examples: list[dict]) -> list[str]:
+    """Answers to the examples' prefixes, greedy or of a search, by the fields in `WRITING`."""
     prompts = [self.want(e, "prefix") for e in examples]
     batch = int(self.cfg["batch_size"])
     pixels = [e["image"] for e in examples]
+    how: dict[str, Any] = dict(max_new_tokens=int(self.cfg["max_new_tokens"]), batch_size=batch)
+    if self.cfg["beams"]:
+      how |= dict(beams=int(self.cfg["beams"]), length_penalty=float(self.cfg["length_penalty"]))
     try:
-      return model.generate(pixels, prompts, max_new_tokens=max_new_tokens, batch_size=batch)
+      return model.generate(pixels, prompts, **how)
     except ValueError as e:  # a prompt that is too long, a model that cannot write
       raise ValueError(f"{self.label}: {e}") from e
 

@@ -14,10 +14,10 @@ class Detection(base.Evaluator):
   0.50:0.05:0.95), means over the classes.
   """
 
-  fields = dict(max_new_tokens=64)
+  fields = base.WRITING
 
   def rows(self, model, examples):
-    answers = self.generate(model, examples, int(self.cfg["max_new_tokens"]))
+    answers = self.generate(model, examples)
     return [self._row(e, answer) for e, answer in zip(examples, answers, strict=True)]
 
   def _row(self, example, answer):

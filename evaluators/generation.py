@@ -6,24 +6,28 @@ from bigvlm.evaluators import base, scores
 
 
 class Caption(base.Evaluator):
-  """Captions against the example's `answer` (or `suffix`).
+  """Captions against the example's `answers` (several people's), `answer` or `suffix`.
 
-  Metrics: `exact` (equal strings) and `anls` (how near the letters are).
+  Metrics: `exact` (equal strings), `anls` (how near the letters are) and `cider` (CIDEr-D over all
+  examples, 0..10; papers print it times 100; see `scores.cider_d`).
   """
 
-  fields = dict(max_new_tokens=64)
+  fields = base.WRITING
 
   def rows(self, model, examples):
-    answers = self.generate(model, examples, int(self.cfg["max_new_tokens"]))
+    answers = self.generate(model, examples)
     rows = []
     for example, answer in zip(examples, answers, strict=True):
       targets = targets_of(self, example)
       exact = max(scores.exact_match(answer, target) for target in targets)
-      rows.append(dict(answer=answer, exact=exact, anls=scores.anls(answer, targets)))
+      anls = scores.anls(answer, targets)
+      rows.append(dict(answer=answer, targets=targets, exact=exact, anls=anls))
     return rows
 
   def summarise(self, rows):
-    return {key: (sum(row[key] for row in rows), len(rows)) for key in ("exact", "anls")}
+    out = {key: (sum(row[key] for row in rows), len(rows)) for key in ("exact", "anls")}
+    cider = scores.cider_d([row["answer"] for row in rows], [row["targets"] for row in rows])
+    return out | dict(cider=(cider.sum(), len(rows)))
 
   def record(self, example, row):
     return dict(
@@ -43,14 +47,14 @@ class VQA(base.Evaluator):
   Metrics: `acc`, the mean over all questions, and one of each kind's name.
   """
 
-  fields = dict(max_new_tokens=32, score="exact")
+  fields = base.WRITING | dict(max_new_tokens=32, score="exact")
 
   def __init__(self, cfg):
     super().__init__(cfg)
     self._score = scores.text_score(self.cfg["score"])
 
   def rows(self, model, examples):
-    answers = self.generate(model, examples, int(self.cfg["max_new_tokens"]))
+    answers = self.generate(model, examples)
     return [
       dict(answer=answer, kind=str(e.get("kind", "")), acc=self._score(answer, targets_of(self, e)))
       for e, answer in zip(examples, answers, strict=True)

@@ -1,8 +1,9 @@
-"""Scores, as pure functions on strings and arrays. All are between 0 and 1.
+"""Scores, as pure functions on strings and arrays. All but CIDEr-D are between 0 and 1.
 
 Boxes are `y0 x0 y1 x1`, in any frame that is the same for both sides of a comparison.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -70,6 +71,82 @@ def anls(answer: str, targets: Sequence[str], threshold: float = 0.5) -> float:
     distance = levenshtein(answer, target) / longest if longest else 0.0
     best = max(best, 1 - distance if distance < threshold else 0.0)
   return best
+
+
+_SIGMA = 6.0  # Of CIDEr-D's penalty for length, in bigrams.
+Vectors = list[dict[tuple[str, ...], float]]  # tf-idf of the n-grams of a caption, for n = 1..4
+
+
+def cider(answers: Sequence[str], targets: Sequence[Sequence[str]]) -> np.ndarray:
+  """CIDEr of every picture, float64 [N] in 0..1 (arXiv 1411.5726, section 4).
+
+  The mean over n-grams of 1 to 4 words, and over the captions of people, of the cosine of tf-idf
+  vectors. The rarity of an n-gram is that among the pictures of this call, so that a single picture
+  always has 0. Words are `text.caption_words`. What is published as CIDEr is `cider_d`.
+
+  Args:
+    answers: a caption for each picture. targets: those of people, one or more for each.
+
+  Raises:
+    ValueError: unequal numbers, or a picture without targets.
+  """
+  return _cider(answers, targets, _cosine)
+
+
+def cider_d(answers: Sequence[str], targets: Sequence[Sequence[str]]) -> np.ndarray:
+  """CIDEr-D of every picture, float64 [N] in 0..10: what papers print, times 100, as CIDEr.
+
+  As `cider`, but an n-gram counts no more often than people wrote it, another length is punished,
+  and the sum has a factor of 10. Reference: pycocoevalcap's `Cider`, whose tokenizer is another.
+  """
+  return 10 * _cider(answers, targets, _clipped_cosine)
+
+
+def _cider(
+  answers: Sequence[str], targets: Sequence[Sequence[str]], similarity: Callable
+) -> np.ndarray:
+  if len(answers) != len(targets):
+    raise ValueError(f"cider: {len(answers)} answers, but targets of {len(targets)} pictures")
+  if not all(targets):
+    raise ValueError("cider: a picture has no target captions")
+  people = [[_ngrams(text.caption_words(one)) for one in several] for several in targets]
+  seen = Counter(gram for several in people for gram in {g for one in several for g in one})
+
+  def vectors(grams: Counter) -> Vectors:
+    out: Vectors = [{}, {}, {}, {}]
+    for gram, count in grams.items():
+      out[len(gram) - 1][gram] = count * np.log(len(people) / max(1, seen[gram]))
+    return out
+
+  scores = []
+  for answer, several in zip(answers, people, strict=True):
+    grams = _ngrams(text.caption_words(answer))
+    mine = vectors(grams)
+    scores.append(np.mean([similarity(mine, grams, vectors(one), one) for one in several]))
+  return np.asarray(scores, np.float64)
+
+
+def _ngrams(words: Sequence[str]) -> Counter:
+  return Counter(tuple(words[i : i + n]) for n in range(1, 5) for i in range(len(words) - n + 1))
+
+
+def _cosine(a: Vectors, _, b: Vectors, __) -> float:
+  return _mean_cosine(a, b, lambda x, y: x * y)
+
+
+def _clipped_cosine(a: Vectors, of_a: Counter, b: Vectors, of_b: Counter) -> float:
+  bigrams = [sum(count for gram, count in x.items() if len(gram) == 2) for x in (of_a, of_b)]
+  penalty = np.exp(-((bigrams[0] - bigrams[1]) ** 2) / (2 * _SIGMA**2))
+  return penalty * _mean_cosine(a, b, lambda x, y: min(x, y) * y)
+
+
+def _mean_cosine(a: Vectors, b: Vectors, product: Callable[[float, float], float]) -> float:
+  total = 0.0
+  for x, y in zip(a, b, strict=True):
+    norm = np.sqrt(sum(v * v for v in x.values()) * sum(v * v for v in y.values()))
+    if norm:
+      total += sum(product(v, y[gram]) for gram, v in x.items() if gram in y) / norm
+  return total / len(a)
 
 
 def _number(string: str) -> float | None:

@@ -18,7 +18,7 @@ class Segmentation(base.Evaluator):
   least that), `box50` (Acc@0.5 of the boxes; where the example has `boxes`).
   """
 
-  fields = dict(max_new_tokens=32, codec="")
+  fields = base.WRITING | dict(max_new_tokens=32, codec="")
 
   def __init__(self, cfg):
     super().__init__(cfg)
@@ -30,7 +30,7 @@ class Segmentation(base.Evaluator):
     self._codec = None
 
   def rows(self, model, examples):
-    answers = self.generate(model, examples, int(self.cfg["max_new_tokens"]))
+    answers = self.generate(model, examples)
     return [self._row(e, answer) for e, answer in zip(examples, answers, strict=True)]
 
   def mask(self, answer: str, height: int, width: int) -> np.ndarray | None:

@@ -1,7 +1,8 @@
-"""Normalisation of answers as the official VQA evaluation does it.
+"""Normalisation of answers as the official VQA evaluation does it, and words as of captions.
 
-Source: VQA v2 evaluation tools (visualqa.org), `processPunctuation` and `processDigitArticle`.
-Its quirks are kept, because published numbers have them.
+Sources: VQA v2 evaluation tools (visualqa.org), `processPunctuation` and `processDigitArticle`; the
+quirks are kept, because published numbers have them. Stanford's PTBTokenizer with the settings and
+the dropped marks of coco-caption, `ptbtokenizer.py`.
 """
 
 import re
@@ -68,3 +69,33 @@ def normalise(text: str) -> str:
   out = _POINT.sub("", out)
   words = [_NUMBERS.get(word, word) for word in out.lower().split()]
   return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+_MARKS = r"!-/:-@\[-`{-~\u2010-\u2027\u3001\u3002\uff01-\uff0f\uff1a-\uff1f\u00ab\u00bb"
+_RUN = rf"[^\s{_MARKS}]+"
+_WORDS = re.compile(
+  r"\d+(?:[.,:]\d+)+"  # 3.5, 1,000 and 10:30
+  r"|(?:[a-z]\.){2,}|(?:mr|mrs|ms|dr|st|jr|sr|prof|vs|etc)\."
+  rf"|{_RUN}(?:['\-]{_RUN})*"  # half-eaten; what an apostrophe joins is cut below
+  r"|\.{2,}|-{2,}|\S"
+)
+_CUT = re.compile(r"(?<=.)(n't|'(?:s|m|d|ll|re|ve))$")
+_JOINED = {
+  word.replace(" ", ""): word.split()
+  for word in ("can not", "gim me", "gon na", "got ta", "lem me", "wan na")
+}
+_DROPPED = frozenset(
+  "` ' \" `` '' ( ) { } . .. ... ? ! , : - -- ; \u2013 \u2014 \u2018 \u201c \u201d \u2026".split()
+)
+
+
+def caption_words(caption: str) -> list[str]:
+  """Words of a caption in lower case, without punctuation ("py-ptb").
+
+  A Penn Treebank tokenizer of our own in the place of Stanford's, which needs Java: words with
+  hyphens stay whole, `don't` is `do n't`, `man's` is `man 's`.
+  """
+  words = []
+  for word in _WORDS.findall(caption.lower().replace("\u2019", "'")):
+    words += _JOINED.get(word) or _CUT.sub(r" \1", word).split()
+  return [word for word in words if word not in _DROPPED]

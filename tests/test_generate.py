@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigvlm import beam, build, generate, testing
+from bigvlm import api, beam, build, generate, testing
+from bigvlm.parallel import mesh as meshes
 from bigvlm.sampling import GREEDY, Sampling, filtered
 from bigvlm.types import Batch, MaskSpec, Text
 
@@ -272,3 +273,33 @@ def test_an_answer_that_has_ended_takes_no_place_among_the_living(lm, beams):
     value, answer = searched(lm, ids, 4, beams, 2.0)
     assert np.asarray(out.tokens[row]).tolist() == [*answer, 0, 0, 0][:4]
     np.testing.assert_allclose(out.score[row], value, atol=1e-4)
+
+
+class Rows:
+  """A processor whose prompts are those of `ROWS`, and whose words are ids."""
+
+  class tokenizer:  # noqa: N801
+    eos = EOS
+
+  def prompt(self, example):
+    text = jax.tree.map(lambda x: x[int(example["prefix"] or 0)], prompts(ROWS).text)
+    mask = text.mask
+    spec = dict(segment=mask.segment, block=mask.block, order=mask.order)
+    names = ("tokens", "positions", "media_index", "read")
+    return spec | {name: getattr(text, name) for name in names}
+
+  def decode(self, ids):
+    return " ".join(map(str, ids))
+
+
+def test_people_and_evaluators_ask_for_beams(lm):
+  config = dict(model=LM, dtype=dict(params="float32", compute="float32", logits="float32"))
+  mesh = meshes.make(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
+  model = api.Model(config, lm[0], lm[1], Rows(), mesh)
+  how = dict(max_new_tokens=4, beams=3, length_penalty=2.0)
+  found = model.generate([None] * 3, ["0", "1", "2"], **how)
+  want = beam.search(lm[0], lm[2], prompts(ROWS), eos=EOS, pad=None, **how).tokens
+  assert found == [" ".join(map(str, row)) for row in np.asarray(want)]
+  assert found != model.generate([None] * 3, ["0", "1", "2"], max_new_tokens=4)
+  with pytest.raises(ValueError, match="beams do not sample"):
+    model.generate([None], ["0"], beams=2, temperature=1.0)

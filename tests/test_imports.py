@@ -35,7 +35,7 @@ ALLOWED = {
   "generate": (*CORE, "sampling", "generate"),
   "beam": (*CORE, "generate", "beam"),
   "testing": (*CORE, "build", "config", "testing"),
-  "api": (*CORE, "build", "generate", "api", "config"),
+  "api": (*CORE, "build", "generate", "beam", "api", "config"),
   "lora": ("utils", "hub.peft"),
   "zoo": (*CORE, "build", "config", "configs", "zoo"),
   # The table and the families of checkpoints; `load` also opens workdirs of runs.

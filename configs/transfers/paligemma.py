@@ -50,6 +50,7 @@ def task(
   special="",
   lower="",
   score="vqa:exact",
+  beams=0,
   train=(("train", 1.0),),
   val=("val",),
   tests=(),
@@ -68,7 +69,7 @@ def task(
     text_len, images, stride: positions after the pictures, pictures or frames, their distance.
     prefix, suffix: patterns; "" = the record has the field. sep: between items of a list.
     special, lower: an op of its own ("letters", "box"); suffixes in lower case ("both", "eval").
-    score: kind of the evaluator and, for vqa, its score.
+    score: kind of the evaluator and, for vqa, its score. beams: of its search; 0 = greedy.
     train, val, tests: (file, weight) of the sources; files to score; those only when asked for.
     size, init: which model it was made for, and from which of its checkpoints.
   """
@@ -94,7 +95,9 @@ TASKS = {
     val=tuple(f"val_{name}" for name in LANGUAGES),
     tests=tuple(f"xm3600_{name}" for name in sorted((*LANGUAGES, "quz"))),
   ),
-  "cococap": task(5, 1e-5, wd=1e-6, prefix=CAPTION, score="caption", tests=("nocaps",)),
+  "cococap": task(
+    5, 1e-5, wd=1e-6, prefix=CAPTION, score="caption", beams=2, tests=("nocaps",)
+  ),
   "docvqa": task(10, 1e-5, res=ALL, wd=1e-6, prefix="{question}", score="vqa:anls"),
   "gqa": task(
     1, 1e-5, freeze_vit={224: False, 448: True},
@@ -153,7 +156,9 @@ TASKS = {
     2, {224: 1e-5, 448: 1e-5, 896: 7e-6}, res=ALL, wd={224: 0.0, 448: 1e-6, 896: 7e-7},
     tests=("countbenchqa",),
   ),
-  "textcaps": task(5, 1e-5, wd=1e-6, prefix=CAPTION, score="caption", lower="both"),
+  "textcaps": task(
+    5, 1e-5, wd=1e-6, prefix=CAPTION, score="caption", beams=3, lower="both"
+  ),
   "textvqa": task(
     {224: 5, 448: 10, 896: 10}, 3e-6, res=ALL, wd={224: 0.0, 448: 3e-7, 896: 0.0},
     score="vqa:textvqa",
@@ -304,6 +309,7 @@ def _ops(a, row, train):
 def _evals(a, row):
   kind, _, score = row["score"].partition(":")
   extra = dict(score=score) if score else {}
+  extra |= dict(beams=row["beams"]) if row["beams"] else {}
   if kind == "segmentation":
     extra["codec"] = a.codec or f"{a.data}/vae-oid.npz"
   return tuple(
@@ -346,6 +352,7 @@ def table():
     special = {"": [], "box": ["box drawn"], "letters": ["choices shuffled"]}
     notes += special[row["special"]]
     notes += [f"lower case ({row['lower']})"] if row["lower"] else []
+    notes += [f"{row['beams']} beams"] if row["beams"] else []
     notes += [row["optimizer"]] if row["optimizer"] != "adam" else []
     notes += [f"only `{pattern}`" for pattern in row["only"]]
     prefix = row["prefix"].replace("\n", "\\n") or "`prefix` of the record"

@@ -10,6 +10,7 @@ from PIL import Image
 
 from bigvlm import build, config, testing, zoo
 from bigvlm.configs.transfers import paligemma
+from bigvlm.evaluators import table
 from bigvlm.hub import load as hub_load
 from bigvlm.hub import table as hub_table
 from bigvlm.processing import tokenizer
@@ -147,7 +148,9 @@ def test_what_a_task_asks_of_the_trainer():
   assert c.processor.tokenizer.path == "hf:google/paligemma2-3b-pt-896/tokenizer.model"
   assert s.data.sources[0].path == "/my/data/infovqa/train.jsonl"
   assert [e.data.path for e in s.evals] == ["/my/data/infovqa/val.jsonl"]
-  assert len(config.load("transfers/paligemma:task=cococap,tests").stages[0].evals) == 2
+  for name, beams in (("cococap", [2, 2]), ("textcaps", [3]), ("vqav2", [0])):
+    evals = config.load(f"transfers/paligemma:task={name},tests").stages[0].evals
+    assert [table.make(e).cfg["beams"] for e in evals] == beams
   c = config.load("transfers/paligemma:freeze_vit,init=mine.npz,text_len=64,batch_size=8")
   assert c.stages[0].train == ("decoder/.*",) and not c.stages[0].weight_decay
   assert c.stages[0].init.source == "mine.npz" and c.model.decoder.vocab == 257_152

@@ -68,8 +68,25 @@ def make(kind, source, **fields):
 def test_caption_counts_equal_strings():
   evaluator = make("caption", questions(4))
   metrics = evaluator.run(Says(["0", "1 ", "two", "3"]))
-  assert metrics == {"exact": 0.75, "anls": 0.75}
+  # One word has no n-grams but itself: a quarter of 10 for each that is right.
+  assert metrics == {"exact": 0.75, "anls": 0.75, "cider": pytest.approx(0.75 * 10 / 4)}
   assert all(type(value) is float for value in metrics.values())
+
+
+@pytest.mark.parametrize("kind", ["caption", "vqa", "detection"])
+def test_those_that_let_the_model_write_take_beams(kind):
+  class Searches(Says):
+    def generate(self, images, prompts, *, beams, length_penalty, **how):
+      self.how = (beams, length_penalty)
+      return super().generate(images, prompts, **how)
+
+  source = questions(2, boxes=[[]] * 2, labels=[[]] * 2)
+  for fields, how in ((dict(beams=4), (4, 0.0)), (dict(beams=2, length_penalty=0.6), (2, 0.6))):
+    model = Searches(["0", "1"])
+    make(kind, source, **fields).run(model)
+    assert model.how == how
+  with pytest.raises(ValueError, match="length_penalty is of a search; set beams as well"):
+    make(kind, source, length_penalty=1.0)
 
 
 def test_vqa_reports_every_kind_and_all():

@@ -1,9 +1,14 @@
 """Every score against numbers worked out by hand or by the field's own tools."""
 
+import collections
+import json
+import math
+
 import numpy as np
 import pytest
 
 from bigvlm.evaluators import scores, text
+from tests.parity import make_cider
 
 
 @pytest.mark.parametrize(
@@ -250,3 +255,73 @@ def test_class_embeddings_average_templates_and_names():
 def test_unknown_score_names_the_nearest():
   with pytest.raises(ValueError, match="'relaxed'"):
     scores.text_score("relaxd")
+
+
+def test_cider_d_is_pycocoevalcaps():
+  golden = json.loads(make_cider.FILE.read_text())
+  rows = golden["rows"]
+  found = scores.cider_d([r["answer"] for r in rows], [r["targets"] for r in rows])
+  np.testing.assert_allclose(found, [r["cider_d"] for r in rows], rtol=1e-9, atol=1e-12)
+  assert found.mean() == pytest.approx(golden["mean"], rel=1e-9) and golden["mean"] > 0.5
+
+
+def plain_cider(answers, targets):
+  """The formulas of arXiv 1411.5726, a number at a time."""
+  out = []
+  for answer, people in zip(answers, targets, strict=True):
+    total = 0.0
+    for target in people:
+      for n in range(1, 5):
+
+        def grams(sentence, n=n):
+          words = sentence.split()
+          return collections.Counter(zip(*(words[i:] for i in range(n)), strict=False))
+
+        def rarity(gram, grams=grams):
+          images = sum(any(gram in grams(t) for t in several) for several in targets)
+          return math.log(len(targets) / max(1, images))
+
+        a, b = grams(answer), grams(target)
+        dot = sum(a[g] * b[g] * rarity(g) ** 2 for g in a)
+        sizes = [math.sqrt(sum((x[g] * rarity(g)) ** 2 for g in x)) for x in (a, b)]
+        total += dot / (sizes[0] * sizes[1]) / 4 / len(people) if all(sizes) else 0.0
+    out.append(total)
+  return out
+
+
+def test_cider_is_the_papers():
+  answers = ["a dog runs on the grass", "the the the the", "a red bus waits"]
+  targets = [
+    ["a dog runs", "one dog plays on the grass"],
+    ["the cat sits on the table"],
+    ["a red bus waits", "a bus"],
+  ]
+  found = scores.cider(answers, targets)
+  np.testing.assert_allclose(found, plain_cider(answers, targets), rtol=1e-12)
+  # Saying one word again and again pays under CIDEr, not under CIDEr-D.
+  assert found[1] > 0 and scores.cider_d(answers, targets)[1] < 10 * found[1] / 2
+
+
+def test_cider_of_equal_captions_and_of_one_picture():
+  captions = [f"{word} stands beside the old {word} bridge" for word in "abcdefgh"]
+  np.testing.assert_allclose(scores.cider_d(captions, [[c] for c in captions]), 10)
+  assert scores.cider_d(captions[:1], [captions[:1]])[0] == 0
+  with pytest.raises(ValueError, match="2 answers, but targets of 1"):
+    scores.cider(captions[:2], [["a"]])
+  with pytest.raises(ValueError, match="no target"):
+    scores.cider(["a"], [[]])
+
+
+@pytest.mark.parametrize(
+  "caption, words",
+  [
+    ("A man's T-shirt, (red) \u2014 at 3.5 km.", "a man 's t-shirt red at 3.5 km"),
+    ('It doesn\'t matter... "really"!', "it does n't matter really"),
+    ("Mr. Smith can't see; they\u2019re gone --", "mr. smith ca n't see they 're gone"),
+    ("We cannot pay $1,000 in the U.S. at 10:30", "we can not pay $ 1,000 in the u.s. at 10:30"),
+    ("  'half-eaten' pizza: 50%  ", "half-eaten pizza 50 %"),
+    ("", ""),
+  ],
+)
+def test_words_of_captions(caption, words):
+  assert text.caption_words(caption) == words.split()
