@@ -1,4 +1,7 @@
-"""Inputs and outputs of transformers' encoder-decoders of text (see `hub.decoding`)."""
+"""Inputs and outputs of transformers' encoder-decoders of text (see `hub.decoding`).
+
+`KINDS` is the table of those that do not generate.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -62,6 +65,15 @@ def forward(model: Any, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
   return {"logits": np.asarray(model.apply(batch(model, given, False)).logits)}
 
 
+def encoded(model: Any, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """An encoder alone: `last_hidden_state` [B, T, D] of `input_ids` under `attention_mask`."""
+  given = inputs.take(given, "input_ids", "attention_mask")
+  if "input_ids" not in given:
+    raise ValueError(f"the inputs lack input_ids; they have {', '.join(given) or 'nothing'}")
+  tokens = inputs.ids(given["input_ids"], model.module.vocab)
+  return {"last_hidden_state": np.asarray(model.apply(Batch(encoder(tokens, given), {})).hidden)}
+
+
 def _text(tokens: np.ndarray, given: Mapping[str, np.ndarray], name: str, ar: int) -> Text:
   """Tokens [B, T] under the mask `name`; distances count padding, as the reference's do."""
   mask = given.get(name)
@@ -85,3 +97,6 @@ def _start(model: Any) -> int:
   """The decoder's first token: that of `generation_config.json`, else of the config."""
   start = fields.generation(model).get("decoder_start_token_id")
   return model.system.options["start"] if start is None else start
+
+
+KINDS = {"text_encoder": encoded}

@@ -1,11 +1,13 @@
-"""T5 (arXiv 1910.10683), T5 1.1, FLAN-T5, UL2 and mT5 (arXiv 2010.11934) of transformers."""
+"""T5 (arXiv 1910.10683), T5 1.1, FLAN-T5, UL2, mT5 (arXiv 2010.11934) and UMT5 (arXiv 2304.09151)
+of transformers, and their encoders alone.
+"""
 
 import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from bigvlm.ckpt import rules
+from bigvlm.ckpt import rules, sources
 from bigvlm.ckpt.rules import CkptMap, Rule
 from bigvlm.ckpt.sources import Source
 from bigvlm.hub import fields
@@ -13,7 +15,6 @@ from bigvlm.hub.system import System
 
 _SHARED, _HEAD = "shared.weight", "lm_head.weight"
 _EMBEDS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-_ROWS = 8192  # Of the vocabulary, compared at a time.
 
 
 def _attention(src: str, dst: str) -> tuple[Rule, ...]:
@@ -37,7 +38,9 @@ def _half(src: str, dst: str, cross: bool, gated: bool) -> tuple[Rule, ...]:
     layer += _attention("layer.1.EncDecAttention", "cross")
   found = (
     *rules.under(layer, "block.{i}.", "blocks/*/"),
+    # One bias for all layers, in the first of them; or one in every layer.
     Rule("block.0.layer.0.SelfAttention.relative_attention_bias.weight", "relpos/table"),
+    Rule("block.{i}.layer.0.SelfAttention.relative_attention_bias.weight", "blocks/*/relpos/table"),
     *rules.norm("final_layer_norm", "norm"),
   )
   return rules.under(found, f"{src}.", f"{dst}/")
@@ -61,6 +64,12 @@ def ckpt_map(gated: bool, tied: bool) -> CkptMap:
     # T5's first checkpoints have a bias of the cross-attention that nothing reads.
     carry=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
   )
+
+
+def encoder_map(gated: bool) -> CkptMap:
+  """The map of an encoder alone; see `ckpt_map`."""
+  found = (Rule(_SHARED, "embedding"), *_half("encoder", "encoder", False, gated))
+  return CkptMap(found, tied=((_EMBEDS[0], _SHARED),))
 
 
 def decoder(cfg: Mapping[str, Any], *, scaled: bool = True, **defaults: Any) -> dict[str, Any]:
@@ -128,7 +137,7 @@ def untie(system: System, source: Source) -> System:
   table = next((name for name in (_SHARED, *_EMBEDS, _HEAD) if name in there), _SHARED)
   tied = _HEAD not in there or table == _HEAD
   if not tied and given["tied"]:
-    tied = _equal(source, _HEAD, table)
+    tied = sources.same(source, _HEAD, table)
   found = ckpt_map(given["gated"], tied)
   if table != _SHARED:
     found = dataclasses.replace(found, rename=((f"^{re.escape(table)}$", _SHARED),))
@@ -136,23 +145,29 @@ def untie(system: System, source: Source) -> System:
   return dataclasses.replace(system, model=model, map=found)
 
 
-def _equal(source: Source, a: str, b: str) -> bool:
-  """Whether two tensors [V, D] have the same bytes."""
-  specs = source.specs()
-  if specs[a] != specs[b]:
-    return False
-  count = specs[a].shape[0]
-  for start in range(0, count, _ROWS):
-    rows = (slice(start, min(start + _ROWS, count)), slice(None))
-    if source.read(a, rows).tobytes() != source.read(b, rows).tobytes():
-      return False
-  return True
+def renamed(system: System, source: Source) -> System:
+  """The system of an encoder whose file may have the embeddings under their alias alone."""
+  there = source.specs()
+  if _SHARED in there or _EMBEDS[0] not in there:
+    return system
+  pair = (f"^{re.escape(_EMBEDS[0])}$", _SHARED)
+  return dataclasses.replace(system, map=dataclasses.replace(system.map, rename=(pair,)))
 
 
 def _mt5(cfg: Mapping[str, Any]) -> dict[str, Any]:
   """Decoder config of an `MT5Config`; its hidden states are never scaled before the logits."""
   sizes = dict(vocab_size=250_112, d_ff=1024, num_layers=8, num_heads=6)
   return decoder(cfg, scaled=False, feed_forward_proj="gated-gelu", **sizes)
+
+
+def _umt5(cfg: Mapping[str, Any]) -> dict[str, Any]:
+  """Decoder config of a `UMT5Config`.
+
+  Whatever it says of ties, version 5 takes them as given, so that the hidden states are scaled.
+  """
+  sizes = dict(vocab_size=250_112, d_ff=1024, num_layers=8, num_heads=6)
+  given = decoder(cfg, feed_forward_proj="gated-gelu", **sizes)
+  return given | dict(own_bias=True, tied=True, scale_logits=True)
 
 
 # `model_type` of a text config -> reader of it, for models around such a text model.
@@ -188,3 +203,35 @@ def t5(cfg: Mapping[str, Any]) -> System:
 def mt5(cfg: Mapping[str, Any]) -> System:
   """`MT5ForConditionalGeneration`."""
   return _system(cfg, _mt5(cfg))
+
+
+def umt5(cfg: Mapping[str, Any]) -> System:
+  """`UMT5ForConditionalGeneration`."""
+  return _system(cfg, _umt5(cfg))
+
+
+# Fields of a decoder config that an encoder alone has too.
+_ENCODER = (
+  "vocab width depth hidden heads head_dim act gated eps buckets max_distance own_bias".split()
+)
+
+
+def _encoder(given: dict[str, Any]) -> System:
+  text = dict(kind="encoder", **{name: given[name] for name in _ENCODER if name in given})
+  model = dict(kind="text_encoder", text=text)
+  return System(model, encoder_map(given["gated"]), "text_encoder", refine=renamed)
+
+
+def t5_encoder(cfg: Mapping[str, Any]) -> System:
+  """`T5EncoderModel`."""
+  return _encoder(decoder(cfg))
+
+
+def mt5_encoder(cfg: Mapping[str, Any]) -> System:
+  """`MT5EncoderModel`."""
+  return _encoder(_mt5(cfg))
+
+
+def umt5_encoder(cfg: Mapping[str, Any]) -> System:
+  """`UMT5EncoderModel`."""
+  return _encoder(_umt5(cfg))

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from bigvlm.layers import attention, mlp, norms, rope
+from bigvlm.layers import attention, mlp, norms, relpos, rope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +81,8 @@ class LayerSpec:
     parallel: attention and MLP read the same norm and are added together (ViT-22B).
     layer_scale: start of a learned factor [D] after attention and MLP; 0 = none (CaiT, DINOv2).
     cross: of layers with cross-attention or gates.
+    relative: (buckets, max_distance, bidirectional) of a `relpos.RelativeBias` of every layer's own
+      self-attention, which needs `Ctx.orders` (UMT5); None = none.
     dropout: rate after attention and after the MLP, when training.
     dtype, param_dtype: compute and parameter dtype.
   """
@@ -110,6 +112,7 @@ class LayerSpec:
   qk_eps: float = 0.0
   cross: Cross = Cross()
   norm_after: bool = False
+  relative: tuple[int, int, bool] | None = None
   dropout: float = 0.0
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
@@ -124,6 +127,7 @@ class Ctx:
     masks: window -> bool [B, 1, L, S]; empty = everything is visible.
     index: int32 scalar, the cache column to write, or None.
     bias: [1 or B, H, L, S] added to the logits of the self-attention, or None.
+    orders: int32 [B, L] and [B, S], `MaskSpec.order` of queries and keys, or None.
     memory: [B, M, D'] for layers with cross-attention; None in a decoding step, whose cache holds
       its keys and values, and where there is none to see.
     memory_mask: bool [B, 1, L, M] or None.
@@ -134,6 +138,7 @@ class Ctx:
   masks: dict[int, jax.Array] = struct.field(default_factory=dict)
   index: jax.Array | None = None
   bias: jax.Array | None = None
+  orders: tuple[jax.Array, jax.Array] | None = None
   memory: jax.Array | None = None
   memory_mask: jax.Array | None = None
   train: bool = struct.field(pytree_node=False, default=False)
@@ -203,14 +208,16 @@ class Layer(nn.Module):
       memory = jnp.zeros((x.shape[0], 1, s.cross.width or s.width), s.dtype)
     h = x
     if not kind.alone:
-      h = x if s.norm_after else norm("norm1", x)
+      h, added = x if s.norm_after else norm("norm1", x), ctx.bias
+      if s.relative:
+        added = relpos.RelativeBias(s.heads, *s.relative, name="relpos", **dtypes)(*ctx.orders)
       y, own = attend(
         "attn",
         h,
         None,
         kind.rope_base or s.rope_base,
         mask=ctx.masks[kind.window] if ctx.masks else None,
-        bias=ctx.bias,
+        bias=added,
         positions=ctx.positions,
         cache=own,
         index=ctx.index,

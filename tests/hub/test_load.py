@@ -183,6 +183,14 @@ def test_over_a_mesh_it_gives_the_same(devices, axis):
   np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(a).max())
 
 
+def test_a_model_on_devices_of_other_processes_is_not_asked(monkeypatch):
+  model = bigvlm.load(PALIGEMMA)
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  for call in (model.forward_hf, model.generate_hf):
+    with pytest.raises(ValueError, match=r"devices of several processes.*jax.local_devices"):
+      call(inputs(PALIGEMMA))
+
+
 def test_dtype_casts_and_is_written(tmp_path):
   model = bigvlm.load(SIGLIP, dtype="bfloat16")
   assert {str(x.dtype) for x in jax.tree.leaves(model.params)} == {"bfloat16"}

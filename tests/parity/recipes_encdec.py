@@ -1,5 +1,6 @@
-"""Random encoder-decoders of the reference: T5, T5 1.1 (FLAN-T5, UL2) and mT5."""
+"""Random encoder-decoders of the reference: T5, T5 1.1 (FLAN-T5, UL2), mT5, UMT5, and encoders."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -94,4 +95,42 @@ def mt5(seed: int) -> tuple[Any, dict, dict]:
   return _make(seed, config, transformers.MT5ForConditionalGeneration, untied=seed % 2 == 0)
 
 
-RECIPES = {"t5": t5, "t5_v1_1": t5_v1_1, "t5_v1_1_tied": t5_v1_1_tied, "mt5": mt5}
+def umt5(seed: int) -> tuple[Any, dict, dict]:
+  """UMT5: a relative bias in every layer; from a head of its own as published, or tied."""
+  import transformers
+
+  config = transformers.UMT5Config(**_sizes(seed))
+  return _make(seed, config, transformers.UMT5ForConditionalGeneration, untied=seed % 2 == 0)
+
+
+def _encoder(family: str, **fields: Any) -> Callable[[int], tuple[Any, dict, dict]]:
+  """The encoder of a family alone; padding, whose rows the reference computes too, counts."""
+
+  def make(seed: int) -> tuple[Any, dict, dict]:
+    import torch
+    import transformers
+
+    config = getattr(transformers, f"{family}Config")(**_sizes(seed), **fields)
+    config._attn_implementation = "eager"
+    model = common.randomise(getattr(transformers, f"{family}EncoderModel")(config), seed)
+    with torch.no_grad():
+      for name, p in model.named_parameters():
+        if name.endswith("Attention.q.weight"):
+          p.mul_(config.d_kv**-0.5)
+    given = _inputs(seed, config.vocab_size)
+    inputs = {k: given[k] for k in ("input_ids", "attention_mask")}
+    return model, inputs, {"outputs": ["last_hidden_state"]}
+
+  return make
+
+
+RECIPES = {
+  "t5": t5,
+  "t5_v1_1": t5_v1_1,
+  "t5_v1_1_tied": t5_v1_1_tied,
+  "mt5": mt5,
+  "umt5": umt5,
+  "t5_encoder": _encoder("T5", feed_forward_proj="relu"),
+  "mt5_encoder": _encoder("MT5"),
+  "umt5_encoder": _encoder("UMT5"),
+}

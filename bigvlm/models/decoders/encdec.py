@@ -1,8 +1,12 @@
 """Encoder-decoder language model: T5 and its relatives, by fields.
 
-T5 (arXiv 1910.10683), T5 1.1 (its gated layers: arXiv 2002.05202), mT5 (arXiv 2010.11934), FLAN-T5
-(arXiv 2210.11416), UL2 (arXiv 2205.05131). Reference: transformers' `T5ForConditionalGeneration`.
+T5 (arXiv 1910.10683), T5 1.1 (its gated layers: arXiv 2002.05202), mT5 (arXiv 2010.11934), UMT5
+(arXiv 2304.09151), FLAN-T5 (arXiv 2210.11416), UL2 (arXiv 2205.05131). References: transformers'
+`T5ForConditionalGeneration`, `UMT5ForConditionalGeneration`.
 """
+
+import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -39,19 +43,45 @@ VARIANTS = {
   **{f"t5_{k}": dict(vocab=32_128, act="relu", **v) for k, v in _OLD.items()},
   **{f"t5_v1_1_{k}": dict(vocab=32_128, gated=True, tied=False, **v) for k, v in _NEW.items()},
   **{f"mt5_{k}": dict(vocab=250_112, gated=True, tied=False, **v) for k, v in _NEW.items()},
+  **{
+    f"umt5_{k}": dict(vocab=256_384, gated=True, tied=False, own_bias=True, **_NEW[k])
+    for k in ("small", "base", "xl", "xxl")
+  },
   "ul2_20b": dict(vocab=32_128, **_UL2, **_sizes(4096, 16_384, 16, 32, 256)),
   "ul2_3b": dict(vocab=250_112, gated=True, **_NEW["xl"]),
   "ul2_32b": dict(vocab=250_112, **_UL2, **_sizes(4096, 16_384, 16, 50, 256)),
 }
 
 
+def spec(m: Any) -> blocks.LayerSpec:
+  """What the layers share of a module with the fields of `EncDec`."""
+  return blocks.LayerSpec(
+    m.width,
+    m.heads,
+    m.hidden,
+    kv_heads=m.heads,
+    head_dim=m.head_dim,
+    query_scale=1.0,
+    query_init=m.head_dim**-0.5,
+    norm="rms_plain",
+    eps=m.eps,
+    act=m.act,
+    gated=m.gated,
+    bias=False,
+    dropout=m.dropout,
+    dtype=m.dtype,
+    param_dtype=m.param_dtype,
+  )
+
+
 class Half(nn.Module):
-  """The encoder or, with `cross`, the decoder: `blocks`, one bias `relpos` for all, a `norm`.
+  """The encoder or, with `cross`, the decoder: `blocks`, a bias `relpos` for all, a `norm`.
 
   Attributes:
     spec: what the layers share. depth: their number.
     cross: attention to a memory in every layer, and relative positions that look back only.
     buckets, max_distance: see `relpos.buckets`.
+    own_bias: every layer has a bias of its own, and there is none for all.
     mode, remat: see `blocks.Stack`.
   """
 
@@ -60,6 +90,7 @@ class Half(nn.Module):
   cross: bool
   buckets: int
   max_distance: int
+  own_bias: bool
   mode: str
   remat: str
 
@@ -83,13 +114,17 @@ class Half(nn.Module):
     """x [B, L, D] and who sees whom -> hidden [B, L, D] and the layers of the cache."""
     spec = self.spec
     dtypes = dict(dtype=spec.dtype, param_dtype=spec.param_dtype)
-    relative = relpos.RelativeBias(
-      spec.heads, self.buckets, self.max_distance, not self.cross, name="relpos", **dtypes
-    )
+    sizes, orders, bias = (self.buckets, self.max_distance, not self.cross), None, None
+    if self.own_bias:
+      spec, orders = dataclasses.replace(spec, relative=sizes), (queries.order, keys.order)
+    else:
+      relative = relpos.RelativeBias(spec.heads, *sizes, name="relpos", **dtypes)
+      bias = relative(queries.order, keys.order)
     ctx = blocks.Ctx(
       masks={0: masks.visible(queries, keys)},
       index=None if cache is None else cache.index,
-      bias=relative(queries.order, keys.order),
+      bias=bias,
+      orders=orders,
       memory=memory,
       memory_mask=memory_mask,
       train=train,
@@ -112,7 +147,7 @@ class EncDec(nn.Module):
     scale_logits: hidden states are multiplied by width ** -0.5 before the logits; None = as `tied`
       (T5 with tied embeddings; mT5 never).
     act, gated, eps: see `blocks.LayerSpec`.
-    buckets, max_distance: of the relative positions, see `relpos.buckets`.
+    buckets, max_distance: of the relative positions, see `relpos.buckets`. own_bias: see `Half`.
     dropout: rate after attention and MLP.
     mode, remat: see `blocks.Stack`.
     logits_dtype: dtype of the logits that come out.
@@ -132,6 +167,7 @@ class EncDec(nn.Module):
   eps: float = 1e-6
   buckets: int = 32
   max_distance: int = 128
+  own_bias: bool = False
   dropout: float = 0.0
   mode: str = "loop"
   remat: str = "none"
@@ -142,27 +178,11 @@ class EncDec(nn.Module):
   @property
   def spec(self) -> blocks.LayerSpec:
     """What the layers share."""
-    return blocks.LayerSpec(
-      self.width,
-      self.heads,
-      self.hidden,
-      kv_heads=self.heads,
-      head_dim=self.head_dim,
-      query_scale=1.0,
-      query_init=self.head_dim**-0.5,
-      norm="rms_plain",
-      eps=self.eps,
-      act=self.act,
-      gated=self.gated,
-      bias=False,
-      dropout=self.dropout,
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-    )
+    return spec(self)
 
   def _half(self, cross: bool, **kw) -> Half:
     depth = self.decoder_depth or self.depth if cross else self.depth
-    sizes = (self.buckets, self.max_distance, self.mode, self.remat)
+    sizes = (self.buckets, self.max_distance, self.own_bias, self.mode, self.remat)
     return Half(self.spec, depth, cross, *sizes, **kw)
 
   def setup(self):
