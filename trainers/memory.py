@@ -27,8 +27,8 @@ def held(tree: Any) -> int:
 
 
 def table(config: Any, *, mesh: dict[str, int] | None = None, compiled: bool = False) -> str:
-  """GiB a device for every stage: parameters that train and that are frozen, gradients, optimiser
-  state, average, and what the compiled step needs besides.
+  """GiB a device for every stage: parameters that train and that are frozen (those of a reference
+  too), gradients, optimiser state, average, and what the compiled step needs besides.
 
   Nothing is allocated and no data or tokenizer file is opened.
 
@@ -81,7 +81,7 @@ def _row(built: stages.Built, compiled: bool) -> Sequence[str]:
   state = built.state
   parts = dict(
     params=held(state.params),
-    frozen=held(state.frozen),
+    frozen=held(state.frozen) + held(state.reference),
     gradients=held(state.params),
     opt=held(state.opt),
     ema=held(state.ema),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bigvlm import types
-from bigvlm.processing import packing
+from bigvlm.processing import packing, pairs
 
 
 def make(module: Any, processor: Any, cfg: Mapping, field: str) -> packing.Packed:
@@ -20,6 +20,8 @@ def make(module: Any, processor: Any, cfg: Mapping, field: str) -> packing.Packe
   Raises:
     ValueError: a loss that weighs rows, or a length that does not fit.
   """
+  if isinstance(processor, pairs.Pairs):
+    raise ValueError(f"{field}.pack.count must be 1: {field}.objective reads rows of pairs")
   if cfg["objective"].get("normalize") != "token":
     raise ValueError(
       f"{field}.pack needs {field}.objective.normalize='token': rows differ in count"

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from bigvlm.utils import names
 
-KINDS = ("cosine", "linear", "rsqrt", "constant")
-_FIELDS = ("kind", "warmup", "cooldown", "timescale", "end", "groups")
+KINDS = ("cosine", "linear", "rsqrt", "constant", "steps")
+_FIELDS = ("kind", "warmup", "cooldown", "timescale", "end", "steps", "groups")
 
 
 def length(value: float, total: int, field: str) -> int:
@@ -30,15 +30,17 @@ def make(cfg: dict, total: int, field: str = "schedule"):
   """Returns `step -> f32[]`, the factor at a step.
 
   Args:
-    cfg: `kind` (cosine, linear, rsqrt, constant), `warmup` and `cooldown`
+    cfg: `kind` (cosine, linear, rsqrt, constant, steps), `warmup` and `cooldown`
       (steps, or a fraction of the stage when below 1), `timescale` (steps,
       rsqrt only: factor = 1/sqrt(1 + t/timescale)), `end` (factor that cosine
-      and linear end at).
+      and linear end at), `steps` (kind steps only: ((where, factor), ...), the
+      factor from that step on, or from that fraction of the stage; 1 before the first).
     total: steps in the stage.
     field: where `cfg` stands in the config, for errors.
 
   Raises:
-    ValueError: unknown kind or field; warm-up or cool-down longer than the stage.
+    ValueError: unknown kind or field; warm-up or cool-down longer than the stage;
+      `steps` of another kind, none, or out of order.
   """
   cfg = dict(cfg)
   kind = cfg.get("kind", "cosine")
@@ -51,6 +53,7 @@ def make(cfg: dict, total: int, field: str = "schedule"):
   cooldown = length(cfg.get("cooldown", 0), total, f"{field}.cooldown")
   timescale = float(cfg.get("timescale", 10_000))
   end = float(cfg.get("end", 0.0))
+  steps = _steps(kind, cfg.get("steps", ()), total, f"{field}.steps")
 
   def factor(step):
     step = jnp.asarray(step, jnp.float32)
@@ -63,6 +66,8 @@ def make(cfg: dict, total: int, field: str = "schedule"):
       value = 1.0 / jnp.sqrt(1.0 + jnp.maximum(step - warmup, 0.0) / timescale)
     else:
       value = jnp.ones_like(step)
+    for first, scale in steps:
+      value = jnp.where(step >= first, scale, value)
     if warmup:
       value = value * jnp.minimum(1.0, step / warmup)
     if cooldown:
@@ -70,6 +75,16 @@ def make(cfg: dict, total: int, field: str = "schedule"):
     return value
 
   return factor
+
+
+def _steps(kind: str, steps, total: int, field: str) -> list[tuple[int, float]]:
+  """[(first step, factor)] of a schedule of steps; none of another kind."""
+  if bool(steps) != (kind == "steps"):
+    raise ValueError(f"{field}={steps!r}, but kind={kind!r}: kind 'steps' has some, others none")
+  out = [(length(where, total, f"{field}[{i}]"), float(x)) for i, (where, x) in enumerate(steps)]
+  if [first for first, _ in out] != sorted(first for first, _ in out):
+    raise ValueError(f"{field}={steps!r}: of {total} steps they are not in order")
+  return out
 
 
 def groups(cfg: dict, total: int, field: str = "schedule"):

@@ -29,6 +29,8 @@ class TrainState:
     skipped: int32 [], non-finite steps of this stage.
     in_a_row: int32 [], non-finite steps since the last finite one.
     halted: bool [], set by a step that must not be passed; all later steps do nothing.
+    reference: `params` at step 0, for an objective that compares with them, or {}.
+    running: name -> float32 [2], (sum, count) since step 0 of the metrics that the objective reads.
   """
 
   step: jax.Array
@@ -41,6 +43,8 @@ class TrainState:
   skipped: jax.Array
   in_a_row: jax.Array
   halted: jax.Array
+  reference: PyTree = struct.field(default_factory=dict)
+  running: dict[str, jax.Array] = struct.field(default_factory=dict)
 
 
 def split(params: PyTree, patterns: Iterable[str], what: str) -> tuple[PyTree, PyTree]:
@@ -74,6 +78,7 @@ def create(
   metric_names: Iterable[str],
   ema: bool,
   what: str = "train",
+  objective: Any = None,
 ) -> TrainState:
   """A state at step 0. Traceable: under `jax.eval_shape` it gives the abstract state.
 
@@ -85,8 +90,10 @@ def create(
     metric_names: what the step reports.
     ema: whether an average is kept.
     what: where `patterns` stand in the config, for errors.
+    objective: the stage's, which may want a reference and sums over the stage (`objectives.dpo`).
   """
   train, frozen = split(params, patterns, what)
+  running = getattr(objective, "running", ())
 
   def zero():
     return jnp.zeros([], jnp.int32)
@@ -102,6 +109,8 @@ def create(
     skipped=zero(),
     in_a_row=zero(),
     halted=jnp.zeros([], jnp.bool_),
+    reference=jax.tree.map(jnp.copy, train) if getattr(objective, "pairs", False) else {},
+    running={name: jnp.zeros([2], jnp.float32) for name in running},
   )
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from bigvlm import types
+from bigvlm.processing import pairs
 from bigvlm.trainers import optim
 from bigvlm.trainers import state as state_lib
 
@@ -15,17 +16,28 @@ PyTree = Any
 POLICIES = ("skip", "stop", "rollback")
 
 
+def as_batch(objective: Callable, arrays: PyTree) -> types.Batch:
+  """The batch of a processor's flat arrays; those of pairs, [B, 2, ...], become 2 B rows."""
+  return types.to_batch(pairs.apart(arrays) if getattr(objective, "pairs", False) else arrays)
+
+
 def make_loss(module: Any, objective: Callable) -> Callable:
   """Returns `(params, frozen, arrays, key) -> (loss f32 [], {name: f32 [2]})`.
 
   `arrays` are the flat arrays of a processor, [B, ...]; the metrics are the
-  objective's (sum, count) pairs.
+  objective's (sum, count) pairs. An objective of pairs wants `reference`, parameters in place of
+  `params` whose answer it compares with (without dropout); one with `running`, its sums.
   """
 
-  def loss_fn(params, frozen, arrays, key):
-    batch = types.to_batch(arrays)
+  def loss_fn(params, frozen, arrays, key, *, reference=None, running=None):
+    batch = as_batch(objective, arrays)
     variables = {"params": state_lib.merge(params, frozen)}
     out = module.apply(variables, batch, train=True, rngs={"dropout": key})
+    if reference:
+      before = {"params": state_lib.merge(reference, frozen)}
+      batch = objective.refer(module.apply(before, batch, train=False), batch)
+    if running:
+      batch = batch.replace(extra={**batch.extra, "running": running})
     loss, metrics = objective(out, batch)
     metrics = {name: jnp.stack(pair).astype(jnp.float32) for name, pair in metrics.items()}
     if "loss" not in metrics:
@@ -36,7 +48,7 @@ def make_loss(module: Any, objective: Callable) -> Callable:
 
 
 def make_grads(loss_fn: Callable, accumulate: int) -> Callable:
-  """Returns `(params, frozen, arrays, key) -> (loss, metrics, grads)`.
+  """Returns `(params, frozen, arrays, key, **beside) -> (loss, metrics, grads)`.
 
   With `accumulate` = A > 1 row r of the batch belongs to micro-batch r % A (no row
   leaves its device), and each micro-batch's gradient is weighted by the count of its
@@ -47,9 +59,9 @@ def make_grads(loss_fn: Callable, accumulate: int) -> Callable:
   """
   value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
-  def grads_of(params, frozen, arrays, key):
+  def grads_of(params, frozen, arrays, key, **beside):
     if accumulate == 1:
-      (loss, metrics), grads = value_and_grad(params, frozen, arrays, key)
+      (loss, metrics), grads = value_and_grad(params, frozen, arrays, key, **beside)
       return loss, metrics, grads
     micro = jax.tree.map(
       lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), arrays
@@ -57,7 +69,8 @@ def make_grads(loss_fn: Callable, accumulate: int) -> Callable:
 
     def body(total, xs):
       index, rows = xs
-      (loss, metrics), grads = value_and_grad(params, frozen, rows, jax.random.fold_in(key, index))
+      part = jax.random.fold_in(key, index)
+      (loss, metrics), grads = value_and_grad(params, frozen, rows, part, **beside)
       weight = metrics["loss"][1]
       total = jax.tree.map(lambda t, g: t + weight * g.astype(jnp.float32), total, grads)
       return total, (loss, metrics)
@@ -120,7 +133,8 @@ def make_train_step(
     arrays = dict(arrays)
     vote = jnp.max(arrays.pop("vote"))
     next_rng, key = jax.random.split(jax.random.wrap_key_data(state.rng))
-    loss, metrics, grads = grads_of(state.params, state.frozen, arrays, key)
+    beside = dict(reference=state.reference, running=state.running)
+    loss, metrics, grads = grads_of(state.params, state.frozen, arrays, key, **beside)
     norm = optim.global_norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     live = ~state.halted
@@ -161,6 +175,7 @@ def make_train_step(
       skipped=state.skipped + (bad & ~halt),
       in_a_row=in_a_row,
       halted=state.halted | halt,
+      running={name: keep(x + metrics[name], x) for name, x in state.running.items()},
     )
     flags = jnp.stack([bad.astype(jnp.int32), new.halted.astype(jnp.int32), new.skipped, vote])
     return new, dict(metrics=sums, lr=lr(state.step), flags=flags)

@@ -79,6 +79,34 @@ def _backward(smoothing, z_loss, residuals, cotangents):
 weighted_loss.defvjp(_forward, _backward)
 
 
+@jax.custom_vjp
+def log_probs(logits: Array, labels: Array, weights: Array) -> Array:
+  """Log-probability of each row's answer: sum over its positions of weight x log p(label).
+
+  Args:
+    logits: [B, K, V], computed in float32; the only argument with a gradient.
+    labels: int32 [B, K].
+    weights: float32 [B, K]; where it is 0 the logits may be anything.
+
+  Returns:
+    float32 [B], nats.
+  """
+  return _log_probs(logits, labels, weights)[0]
+
+
+def _log_probs(logits, labels, weights):
+  (_, nll, _), residuals = _forward(logits, labels, weights, 0.0, 0.0)
+  return -(weights * nll).sum(-1), residuals
+
+
+def _log_probs_backward(residuals, cotangent):
+  *rest, weights = residuals
+  return _backward(0.0, 0.0, (*rest, -cotangent[..., None] * weights), (1.0,))
+
+
+log_probs.defvjp(_log_probs, _log_probs_backward)
+
+
 def coefficients(weights: Array, normalize: str) -> Array:
   """What each position adds to the loss, float32 [B, K], from its weight [B, K].
 

@@ -1,6 +1,7 @@
 """Schedules against numbers worked out by hand."""
 
 import math
+import re
 
 import pytest
 
@@ -51,6 +52,15 @@ def test_constant_with_cooldown():
   assert got == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.0])
 
 
+def test_steps_hold_a_factor_until_the_next():
+  cfg = dict(kind="steps", warmup=10, steps=((0.8, 0.316), (0.9, 0.1)))
+  got = values(cfg, 1000, [5, 10, 799, 800, 899, 900, 999])
+  assert got == pytest.approx([0.5, 1.0, 1.0, 0.316, 0.316, 0.1, 0.1])
+  # In steps, the last before the end of a cool-down.
+  got = values(dict(kind="steps", steps=((4, 0.5),), cooldown=2), 10, [3, 4, 8, 9])
+  assert got == pytest.approx([1.0, 0.5, 0.5, 0.25])
+
+
 def test_a_group_changes_only_what_it_names():
   cfg = dict(kind="cosine", warmup=2, groups=(("a/.*", dict(warmup=8)),))
   default, ((pattern, slow),) = schedule.groups(cfg, 10)
@@ -67,8 +77,12 @@ def test_a_group_changes_only_what_it_names():
     (dict(kind="cosine", warmpu=3), "unknown schedule field 'warmpu'; did you mean 'warmup'"),
     (dict(kind="cosine", warmup=11), "schedule.warmup=11 is 11 steps, but the stage has 10"),
     (dict(kind="cosine", cooldown=-0.5), "schedule.cooldown=-0.5 is -5 steps"),
+    (dict(kind="steps"), "schedule.steps=(), but kind='steps': kind 'steps' has some"),
+    (dict(kind="cosine", steps=((2, 0.1),)), "but kind='cosine': kind 'steps' has some, others"),
+    (dict(kind="steps", steps=((11, 0.1),)), "schedule.steps[0]=11 is 11 steps, but the stage has"),
+    (dict(kind="steps", steps=((0.4, 0.5), (3, 0.1))), "of 10 steps they are not in order"),
   ],
 )
 def test_errors_name_the_field(cfg, said):
-  with pytest.raises(ValueError, match=said.replace("(", r"\(")):
+  with pytest.raises(ValueError, match=re.escape(said)):
     schedule.make(cfg, 10)
