@@ -2,7 +2,7 @@
 
 import copy
 import pathlib
-from collections.abc import Mapping
+import re
 from typing import Any
 
 import jax
@@ -10,7 +10,8 @@ import jax
 from bigvlm import lora
 from bigvlm.hub import load as hub_load
 from bigvlm.hub.model import HubModel
-from bigvlm.trainers import evaluate, saved
+from bigvlm.trainers import evaluate, saved, stages
+from bigvlm.utils import log
 from bigvlm.utils import tree as tree_lib
 
 
@@ -25,7 +26,7 @@ def load(
 
   Args:
     workdir: a workdir, or a checkpoint folder in it (see `saved.locate`).
-    like: that checkpoint; by default what `init.source` of one of the run's stages names.
+    like: that checkpoint; by default what `init.source` of the stage, or of one before it, names.
     dtype: of the floating tensors; None = those of the checkpoint.
     adapters: whether LoRA adapters stay beside their kernels; they are merged into them else.
 
@@ -53,22 +54,36 @@ def load(
 
 
 def base(workdir: str | pathlib.Path, like: str | None = None) -> str:
-  """`like`, or the first checkpoint of others that a stage of a run starts from.
+  """`like`, or the checkpoint of others that a stage of a run, or the last before it, starts from.
 
   Raises:
     ValueError: there is none.
   """
-  config: Mapping[str, Any] = saved.locate(workdir)[0]
-  sources = [s["init"]["source"] for s in config["stages"]]
-  found = like or next((s for s in sources if hub_load.is_checkpoint(s)), None)
+  sources = [init["source"] for init in _starts(workdir)]
+  found = like or next((s for s in sources[::-1] if hub_load.is_checkpoint(s)), None)
   if found is None:
     raise ValueError(f"{workdir} started from no checkpoint of others; name one with --like")
   return found
 
 
+def _starts(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
+  """`init` of the stage that `saved.locate` finds, and of those before it, in their order."""
+  config, path, stage, _ = saved.locate(workdir)
+  return [s.cfg["init"] for s in stages.resolve(config, path)[: stage.index + 1]]
+
+
 def _fitted(params: Any, trained: Any, run: str, like: str) -> Any:
-  """The trained tensors as the tree of `params`, exactly as many and of the same shapes."""
+  """The trained tensors as the tree of `params`, exactly as many and of the same shapes.
+
+  What a stage drew anew and the checkpoint has no place for (`model` fields of the config's own,
+  that only training needs) is left out, and said.
+  """
   want, have = tree_lib.flatten(params), tree_lib.flatten(trained)
+  drawn = [re.compile(pattern) for init in _starts(run) for pattern in init["fresh"]]
+  out = [n for n in have if n not in want and any(p.fullmatch(n) for p in drawn)]
+  if out:
+    log.line(f"{like} has no place for what training alone needs: {', '.join(out)}")
+  have = {name: x for name, x in have.items() if name not in out}
   for name in sorted(want.keys() | have.keys()):
     a, b = (t.get(name) for t in (have, want))
     if a is None or b is None or a.shape != b.shape:

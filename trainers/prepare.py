@@ -1,5 +1,5 @@
-"""What stages need and nobody ships: a tokenizer trained on the run's own text, a mask codec, a toy
-checkpoint for a smoke run.
+"""What stages need and nobody ships: a tokenizer trained on the run's own text, a mask codec, toy
+checkpoints for a smoke run.
 
 Each is made once, before the first stage, the same bytes every time, and appears in the
 workdir whole or not at all. Configs refer to it as "workdir:FILE".
@@ -10,7 +10,7 @@ workdir whole or not at all. Configs refer to it as "workdir:FILE".
         data=dict(sources=(...)), examples=2000, fields=("prefix", "suffix", "text"),
         path="tokenizer.model", vocab_size=512, model_type="unigram", symbols=(),
       ),
-      toy=dict(name="llava", path="toy"),
+      toys=dict(toy="llava"),  # Path and name of each.
     )
 """
 
@@ -38,7 +38,7 @@ _FIELDS = dict(
     model_type="unigram",
     symbols=(),
   ),
-  toy=dict(name="", path="toy"),
+  toys=dict(),
 )
 
 
@@ -53,15 +53,16 @@ def run(config: Any, workdir: pathlib.Path) -> None:
     if what not in _FIELDS:
       raise ValueError(names.unknown("field of prepare", what, _FIELDS))
     for key in cfg:
-      if key not in _FIELDS[what]:
+      if what != "toys" and key not in _FIELDS[what]:
         raise ValueError(names.unknown(f"field of prepare.{what}", key, _FIELDS[what]))
-  makers = dict(
-    codec=_codec, tokenizer=_tokenizer, toy=_toy
-  )  # The text of a tokenizer may need the codec.
-  for what, make in makers.items():
-    if what not in given:
-      continue
-    cfg = {**_FIELDS[what], **given[what]}
+  wanted = [
+    (what, make, {**_FIELDS[what], **given[what]})
+    for what, make in dict(codec=_codec, tokenizer=_tokenizer).items()  # Whose text may need it.
+    if what in given
+  ]
+  toys = given.get("toys", {}).items()
+  wanted += [(path, _toy, dict(path=path, name=name)) for path, name in toys]
+  for what, make, cfg in wanted:
     missing = not (workdir / cfg["path"]).exists()
     launch.barrier(f"prepare {what}")  # All have looked before one writes.
     if missing:

@@ -12,7 +12,8 @@ from bigvlm import config as config_lib
 from bigvlm.ckpt import native
 from bigvlm.hub import load
 from bigvlm.parallel import sharding
-from bigvlm.trainers import stages
+from bigvlm.trainers import layered, stages, starting
+from bigvlm.trainers import state as state_lib
 from bigvlm.utils import names
 from bigvlm.utils import tree as tree_lib
 
@@ -37,7 +38,8 @@ def locate(
     step = int(inside[1]) if len(inside) > 1 and inside[1].isdigit() else None
   if not (path / "config.json").is_file():
     raise ValueError(f"{path} is no workdir of a run: it has no config.json")
-  config = config_lib.check(config_lib.from_json((path / "config.json").read_text()))
+  written = config_lib.from_json((path / "config.json").read_text("utf-8"))
+  config = config_lib.check(config_lib.complete(written))
   plan = {s.name: s for s in stages.resolve(config, path)}
   if stage is None:
     done = [name for name in plan if (path / "results" / f"{name}.json").is_file()]
@@ -99,19 +101,44 @@ def before(
 
   `previous` is the stage before in this workdir (None for the first stage), `fresh` is None; a
   hub id or a directory with a checkpoint of others is read as `bigvlm.load` does, in the dtype of
-  this stage's parameters; anything else is a path that `locate` takes.
+  this stage's parameters; anything else is a path that `locate` takes. Parameters that match
+  `init.parts` come from the sources that it names, which are read likewise.
 
   Raises:
-    ValueError: there is no such checkpoint; names the field.
+    ValueError: there is no such checkpoint, or it lacks a parameter that it is named for; names
+      the field.
   """
-  stage, init = built.stage, built.stage.cfg["init"]
-  source, field = init["source"], f"{built.stage.field}.init.source={init['source']!r}"
+  init, field = built.stage.cfg["init"], f"{built.stage.field}.init"
+  found = _source(init["source"], plan, built, workdir, f"{field}.source", "")
+  for n, (source, patterns) in enumerate(init["parts"]):
+    where = f"{field}.parts[{n}]"
+    part = _source(source, plan, built, workdir, where, f".parts[{n}]")
+    if found is None or part is None:
+      raise ValueError(f"{where}={source!r}: parts of a checkpoint go over those of another")
+    new = tree_lib.flatten(built.params)
+    base, other = (layered.conform(state_lib.params_of(x), new) for _, x in (found, part))
+    taken = starting.take(new, other, patterns, f"{where}={source!r}")
+    rest = {name: x for name, x in found[1].items() if name.startswith("opt/")}
+    found = found[0], rest | {f"params/{name}": x for name, x in {**base, **taken}.items()}
+  return found
+
+
+def _source(
+  source: str,
+  plan: list[stages.Stage],
+  built: stages.Built,
+  workdir: pathlib.Path,
+  field: str,
+  part: str,
+) -> tuple[stages.Stage, dict[str, jax.Array]] | None:
+  """One source of `before`; `part` is put behind the stage's name in `sources.json`."""
+  stage, init, field = built.stage, built.stage.cfg["init"], f"{field}={source!r}"
   if source == "fresh" or (source == "previous" and stage.index == 0):
     return None
   try:
     step = None
     if load.is_checkpoint(source):
-      return _foreign(source, built, workdir)
+      return _foreign(source, built, workdir, stage.name + part)
     if source == "previous":
       first = plan[stage.index - 1]
       if not (workdir / "results" / f"{first.name}.json").exists():
@@ -125,7 +152,7 @@ def before(
 
 
 def _foreign(
-  source: str, built: stages.Built, workdir: pathlib.Path
+  source: str, built: stages.Built, workdir: pathlib.Path, key: str
 ) -> tuple[stages.Stage, dict[str, jax.Array]]:
   """A checkpoint of others as if a stage had written it; `sources.json` says which it was."""
   dtype = str(jax.tree.leaves(built.params)[0].dtype)
@@ -136,7 +163,7 @@ def _foreign(
     revision = folder.name if folder.parent.name == "snapshots" else None
     path = workdir / "sources.json"
     known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    known[built.stage.name] = dict(source=source, revision=revision)
+    known[key] = dict(source=source, revision=revision)
     path.write_text(json.dumps(known, indent=2) + "\n", "utf-8")
   stage = dataclasses.replace(
     built.stage, name=source, model=model.config["model"], processor=model.config["processor"]

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 
 from bigvlm import build as build_lib
 from bigvlm import config as config_lib
-from bigvlm import lora, types
+from bigvlm import lora
 from bigvlm.parallel import mesh as mesh_lib
 from bigvlm.parallel import sharding
+from bigvlm.processing import pairs
 from bigvlm.trainers import layered, optim, packed, schedule
 from bigvlm.trainers import state as state_lib
 from bigvlm.trainers import step as step_lib
@@ -91,7 +92,9 @@ def resolve(config: Mapping, workdir: pathlib.Path) -> list[Stage]:
       if str(part.get("source", "")).startswith("workdir:"):
         part["source"] = str(pathlib.Path(workdir) / part["source"].removeprefix("workdir:"))
     if merged["model"].get("kind") == "checkpoint":
-      merged["model"] = _checkpoints().system(merged["model"].get("source", "")).model
+      own = {k: v for k, v in merged["model"].items() if k not in ("kind", "source")}
+      found = _checkpoints().system(merged["model"].get("source", "")).model
+      merged["model"] = config_lib.plain(config_lib.merge(found, own))
     _check_patches(merged["model"], merged["processor"], f"{field} ({cfg['name']})")
     if cfg["accumulate"] < 1 or cfg["batch_size"] % cfg["accumulate"]:
       raise ValueError(
@@ -163,9 +166,11 @@ def build(config: Mapping, stage: Stage, workdir: pathlib.Path, devices=None) ->
   else:
     processor = build_lib.processor(stage.model, stage.processor, workdir)
   _check_vocabulary(stage, processor)
+  objective = build_lib.objective(cfg["objective"], mesh)
+  if getattr(objective, "pairs", False):
+    processor = pairs.Pairs(processor)
   if cfg["pack"]["count"] > 1:
     processor = packed.make(module, processor, cfg, field)
-  objective = build_lib.objective(cfg["objective"], mesh)
   drawn = _init(module, processor, objective, mesh, stage)
   key = jax.eval_shape(lambda: jax.random.key(0))
   params, metrics = jax.eval_shape(drawn, key)
@@ -182,7 +187,9 @@ def build(config: Mapping, stage: Stage, workdir: pathlib.Path, devices=None) ->
   tx = optim.make(cfg, trainable, stage.steps, field)
   reported = step_lib.reported(metrics)
   abstract = jax.eval_shape(
-    lambda p, rng: state_lib.create(p, cfg["train"], tx, rng, reported, cfg["ema"] > 0),
+    lambda p, rng: state_lib.create(
+      p, cfg["train"], tx, rng, reported, cfg["ema"] > 0, objective=objective
+    ),
     params,
     jax.ShapeDtypeStruct((2,), jnp.uint32),
   )
@@ -281,8 +288,11 @@ def _init(module: Any, processor: Any, objective: Any, mesh: Any, stage: Stage) 
   @jax.jit
   def init(key):
     rows = _rows(processor, mesh)
-    batch = types.to_batch({name: jnp.zeros(shape, dtype) for name, (shape, dtype) in rows.items()})
+    arrays = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in rows.items()}
+    batch = step_lib.as_batch(objective, arrays)
     out, variables = module.init_with_output({"params": key}, batch)
+    if getattr(objective, "pairs", False):
+      batch = objective.refer(out, batch)
     metrics = objective(out, batch)[1]
     params = variables["params"]
     if not adapter["rank"]:

@@ -3,7 +3,7 @@
 `carry` decides by name what goes over, before anything is computed; `start` makes the state.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -77,10 +77,33 @@ def tensors(state: state_lib.TrainState) -> dict[str, jax.Array]:
 
 
 def check_start(first: stages.Built, second: stages.Built) -> None:
-  """Raises ValueError if `second` cannot start from where `first` ends; see `carry`."""
+  """Raises ValueError if `second` cannot start from where `first` ends; see `carry`, `take`."""
+  init, field = second.stage.cfg["init"], f"{second.stage.field}.init"
   new, old = tree_lib.flatten(second.params), tree_lib.flatten(first.params)
   old = jax.eval_shape(lambda: layered.conform(_zeros(old), new))
-  carry(new, old, second.stage, first.stage)
+  for n, (source, patterns) in enumerate(init["parts"]):
+    if source == "previous":
+      take(new, old, patterns, f"{field}.parts[{n}]={source!r}")
+  if init["source"] == "previous" and not init["parts"]:
+    carry(new, old, second.stage, first.stage)
+
+
+def take(
+  new: Mapping[str, Any], old: Mapping[str, Any], patterns: Sequence[str], what: str
+) -> dict[str, Any]:
+  """Those of `old` whose names match, to stand for the parameters `new`.
+
+  Raises:
+    ValueError: a pattern that matches nothing in `new`, or a parameter that `old` lacks or has in
+      another shape (with both shapes). `what` names them.
+  """
+  names = _matched(new, patterns, what)
+  for name in sorted(names):
+    if name not in old:
+      raise ValueError(f"{what} has no {name} {_shape(new[name])}")
+    if old[name].shape != new[name].shape:
+      raise ValueError(f"{what}: {name} is {_shape(old[name])} there and {_shape(new[name])} here")
+  return {name: old[name] for name in names}
 
 
 def _zeros(tree: PyTree) -> PyTree:
@@ -133,7 +156,8 @@ def start(
 
   def make(key, rng, carried):
     params = tree_lib.unflatten({**tree_lib.flatten(built.init(key)), **carried})
-    return state_lib.create(params, cfg["train"], built.tx, rng, reported, cfg["ema"] > 0)
+    given = (cfg["train"], built.tx, rng, reported, cfg["ema"] > 0)
+    return state_lib.create(params, *given, objective=built.objective)
 
   options = stages.compiler_options(config)
   make = jax.jit(make, out_shardings=layout, compiler_options=options)

@@ -13,12 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from bigvlm import build
-from bigvlm.hub import decoding, human, load
-from bigvlm.hub.model import HubModel
+from bigvlm.hub import decoding, human, inputs, load, matching_training
 from bigvlm.processing import processor, video
 from bigvlm.processing.image import BadExample
-from bigvlm.types import Batch, Text
+from bigvlm.types import Batch
 from bigvlm.utils import names
 
 _FIELDS = ("kind", "source", "text_len", "read_len", "media_len", "image")
@@ -29,7 +27,7 @@ _FRAMES = 8  # Videos.
 
 def system(source: str):
   """The system of a checkpoint, without its weights."""
-  return load.describe(load.resolve(source))[0]
+  return load.outline(source)[0]
 
 
 class CheckpointProcessor(processor.Processor):
@@ -46,14 +44,7 @@ class CheckpointProcessor(processor.Processor):
   """
 
   def __init__(self, source: str, *, text_len: int = 256, read_len: int = 0, media_len: int = 1):
-    directory = load.resolve(source)
-    found = load.describe(directory)[0]
-    config = load.plain_config(found, "float32")
-    module = build.model(config["model"])
-    self.model = HubModel(config, module, None, None, None, found, directory=directory)
-    if found.inputs not in decoding.BATCHES:
-      kinds = ", ".join(decoding.BATCHES)
-      raise ValueError(f"{source} is a {found.inputs!r} model; kind='checkpoint' is for {kinds}")
+    self.model = load.bare(source)
     if self.model.processor is None or self.model.processor.tokenizer is None:
       raise ValueError(f"{source} has no tokenizer files, which processor.kind='checkpoint' needs")
     self.tokenizer = self.model.processor.tokenizer
@@ -131,7 +122,7 @@ class CheckpointProcessor(processor.Processor):
     for key, x in self._extra(batch).items():
       out[key] = x[0]
     for prefix, text in (("", batch.text), ("target_", batch.target)):
-      out |= {} if text is None else _text(prefix, text)
+      out |= {} if text is None else inputs.arrays(text, prefix)
     known = self._known.text
     if known.see is not None and "see" not in out:
       out["see"] = np.tile(np.asarray([1, 0], np.int32), (self.text_len, 1))  # Nothing.
@@ -204,30 +195,22 @@ def _fit(what: str, x: np.ndarray, length: int, axis: int, fill: int, field: str
   return np.pad(x, pads, constant_values=fill)
 
 
-def _text(prefix: str, text: Text) -> processor.Arrays:
-  arrays = dict(
-    tokens=text.tokens,
-    segment=text.mask.segment,
-    block=text.mask.block,
-    order=text.mask.order,
-    positions=text.positions,
-    media_index=text.media_index,
-    read=text.read,
-    see=text.see,
-  )
-  return {prefix + k: np.asarray(v[0]) for k, v in arrays.items() if v is not None}
-
-
-def make(cfg: Mapping[str, Any]) -> CheckpointProcessor:
+def make(cfg: Mapping[str, Any]) -> processor.Processor:
   """The processor of `config.processor` with `kind="checkpoint"`.
 
   Raises:
-    ValueError: an unknown field, or no source.
+    ValueError: an unknown field, no source, or one whose kind of model is not trained this way.
   """
   for key in cfg:
     if key not in _FIELDS:
       raise ValueError(names.unknown("field of processor", key, _FIELDS))
   if not cfg.get("source"):
     raise ValueError("processor.source is not set: the checkpoint whose files prepare the text")
+  kind = system(cfg["source"]).inputs
+  if kind in matching_training.KINDS:
+    return matching_training.make(cfg)
+  if kind not in decoding.BATCHES:
+    kinds = ", ".join((*decoding.BATCHES, *matching_training.KINDS))
+    raise ValueError(f"{cfg['source']} is a {kind!r} model; kind='checkpoint' is for {kinds}")
   lengths = {k: cfg[k] for k in ("text_len", "read_len", "media_len") if k in cfg}
   return CheckpointProcessor(cfg["source"], **lengths)

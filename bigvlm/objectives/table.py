@@ -14,6 +14,9 @@ OBJECTIVES = {
   "softmax": "bigvlm.objectives.softmax:Softmax",
   "prefix_lm": "bigvlm.objectives.lm:PrefixLM",
   "mask_vq": "bigvlm.objectives.mask_vq:MaskVQ",
+  "dpo": "bigvlm.objectives.dpo:DPO",
+  "scores": "bigvlm.objectives.matching:Scores",
+  "match": "bigvlm.objectives.matching:Match",
   "total": "bigvlm.objectives.total:Total",
 }
 
@@ -59,5 +62,11 @@ def _parts(parts: Mapping | None, mesh: Mesh | None, where: str) -> tuple:
   for name, part in parts.items():
     part = dict(part)
     weight = float(part.pop("weight", 1.0))
-    out.append((name, weight, make(part, mesh, f"{where}.parts.{name}")))
+    made = make(part, mesh, f"{where}.parts.{name}")
+    if getattr(made, "pairs", False):
+      raise ValueError(
+        f"{where}.parts.{name}: {part['kind']!r} is for batches of pairs and stands alone; its "
+        "other losses are fields of its own"
+      )
+    out.append((name, weight, made))
   return tuple(out)

@@ -40,7 +40,7 @@ class Ctx:
   Attributes:
     queries: how many rows of x, its first, are queries; the others are text.
     memory: [B, M, D'] that the queries read.
-    see: bool [B, 1, 1, L], the rows that may be seen; None = all.
+    see: bool [B or 1, 1, 1 or L, L], the rows that may be seen, by each row; None = all.
     train: whether dropout is on.
   """
 
@@ -159,6 +159,7 @@ class QFormer(nn.Module):
     tokens: jax.Array | None = None,
     mask: jax.Array | None = None,
     *,
+    causal: bool = False,
     train: bool = False,
   ) -> jax.Array:
     """Queries that read `memory`, a text, or both in view of each other.
@@ -167,6 +168,8 @@ class QFormer(nn.Module):
       memory: features [B, M, D']; None = the text alone.
       tokens: int32 [B, T]; None = the queries alone.
       mask: [B, T], 0 = padding of the text, which is not seen; None = none.
+      causal: the text is written: a token sees the queries and the tokens up to itself, and the
+        queries, which see no text, are what they are without one.
       train: whether dropout is on.
 
     Returns:
@@ -188,6 +191,10 @@ class QFormer(nn.Module):
       parts.append(self.embed(tokens) + self.posemb[:, :used].astype(self.dtype))
       if mask is not None:
         see = jnp.concatenate([jnp.ones((batch, count), bool), mask > 0], axis=1)[:, None, None]
+      if causal:
+        row = jnp.arange(count + used)
+        past = (row <= jnp.maximum(row[:, None], count - 1))[None, None]
+        see = past if see is None else see & past
     x = self.norm(jnp.concatenate(parts, axis=1))
     return self.blocks(x, Ctx(count, memory, see, train))[0]
 
