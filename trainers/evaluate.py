@@ -1,7 +1,8 @@
 """Evaluators over a model: during training, or from a checkpoint of a run."""
 
+import contextlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -9,8 +10,8 @@ import jax
 from bigvlm import api
 from bigvlm import config as config_lib
 from bigvlm.data import mixture
-from bigvlm.evaluators import table
-from bigvlm.trainers import launch, layered, report, saved, stages
+from bigvlm.evaluators import base, table
+from bigvlm.trainers import launch, layered, report, saved, stages, together
 from bigvlm.trainers import state as state_lib
 from bigvlm.utils import tree as tree_lib
 
@@ -37,48 +38,75 @@ def model(config: Any, built: stages.Built, tensors: Mapping[str, jax.Array]) ->
   plain = config_lib.plain(config)
   resolved = {**plain, "model": built.stage.model, "processor": built.stage.processor}
   module, params = layered.plain(built.module, tree_lib.unflatten(flat))
-  return api.Model(resolved, module, params, built.processor, built.mesh)
+  one = getattr(built.processor, "one", built.processor)  # Of an example, not of packs or pairs.
+  return api.Model(resolved, module, params, one, built.mesh)
 
 
 def run_one(
-  runner: api.Model, cfg: Mapping, workdir: pathlib.Path, shown: list[dict] | None = None
+  runner: api.Model, evaluator: base.Evaluator, shown: list[dict] | None = None
 ) -> dict[str, float]:
   """Runs one evaluator.
 
   Args:
     runner: the model.
-    cfg: record of the config.
-    workdir: what "workdir:FILE" in the record stands for.
+    evaluator: of `evaluators`.
     shown: its first predictions are put here.
 
   Returns:
     {"name/metric": value}.
   """
-  cfg = _placed(config_lib.plain(cfg), workdir)
-  evaluator = table.make(cfg)
+  name = evaluator.cfg["name"]
   found = evaluator.run(runner)
   if shown is not None:
     # As many at once as it scored at once: nothing new is to be compiled.
     size = min(int(evaluator.cfg["batch_size"]), len(evaluator))
-    shown += report.collect({cfg["name"]: evaluator}, runner, size)[:_SHOWN]
-  return {f"{cfg['name']}/{metric}": float(value) for metric, value in found.items()}
+    shown += report.collect({name: evaluator}, runner, size)[:_SHOWN]
+  return {f"{name}/{metric}": float(value) for metric, value in found.items()}
 
 
-def check(stage: stages.Stage, workdir: pathlib.Path) -> None:
-  """Opens the sources and makes the evaluators of a stage: their names and files are there.
+def check(stage: stages.Stage, workdir: pathlib.Path) -> list[base.Evaluator]:
+  """Opens the sources of a stage and makes its evaluators: their names and files are there.
+
+  Returns:
+    The evaluators, see `evaluators`.
 
   Raises:
     ValueError, OSError: what is wrong, with the field it stands in.
   """
-  try:
+  with _told(f"{stage.field}.data ({stage.name})"):
     mixture.make(stage.cfg["data"], str(workdir))
+  return evaluators(stage, workdir)
+
+
+def evaluators(stage: stages.Stage, workdir: pathlib.Path) -> list[base.Evaluator]:
+  """The evaluators of a stage, their sources open and each with a record that can be read.
+
+  They are kept for the run, which opens nothing twice.
+
+  Args:
+    stage: what names them. workdir: what "workdir:FILE" in their records stands for.
+
+  Raises:
+    ValueError, OSError: what is wrong, with the field it stands in.
+  """
+  out = []
+  for n, cfg in enumerate(stage.cfg["evals"]):
+    where = f"{stage.field}.evals[{n}]"
+    with _told(f"{where} ({stage.name})"):
+      out.append(table.make(_placed(config_lib.plain(cfg), workdir)))
+    with _told(f"{where}.data ({stage.name})"):
+      out[-1].check()
+  return out
+
+
+@contextlib.contextmanager
+def _told(where: str) -> Iterator[None]:
+  """Puts a field before what an error says."""
+  try:
+    yield
   except (ValueError, OSError) as e:
-    raise type(e)(f"{stage.field}.data ({stage.name}): {e}") from None
-  for cfg in stage.cfg["evals"]:
-    try:
-      table.make(_placed(cfg, workdir))
-    except ValueError as e:
-      raise ValueError(f"{stage.field}.evals ({stage.name}): {e}") from None
+    kind = OSError if isinstance(e, OSError) else ValueError
+    raise kind(f"{where}: {e}") from None
 
 
 def _placed(value: Any, workdir: pathlib.Path) -> Any:
@@ -125,7 +153,9 @@ def run(workdir: str | pathlib.Path, stage: str | None = None) -> dict[str, floa
   """
   launch.initialize()
   config, path, found, step = saved.locate(workdir, stage)
-  runner, out = _load(config, path, found, step), {}
-  for cfg in found.cfg["evals"]:
-    out.update(run_one(runner, cfg, path))
+  with together.Together():
+    ready = evaluators(found, path)
+    runner, out = _load(config, path, found, step), {}
+    for evaluator in ready:
+      out.update(run_one(runner, evaluator))
   return out

@@ -1,10 +1,14 @@
 """What surrounds a training process: several hosts, the compilation cache, being told to stop."""
 
 import argparse
+import functools
 import glob
+import importlib.util
 import os
 import signal
 import threading
+
+from bigvlm.utils import log
 
 EXIT_BAD_INPUT = 2  # The message says what.
 EXIT_NONFINITE = 3  # nonfinite.policy stop, or skip with too many in a row.
@@ -43,14 +47,12 @@ def initialize(coordinator=None, num_processes=None, process_id=None) -> None:
 
   Where the devices are CPUs, freed memory stays with the process (see `utils.hostmem`).
 
-  Without arguments the processes are joined where the surroundings say that there are
-  several (Slurm, a TPU pod); one process is left alone.
+  Without arguments the processes are joined where the surroundings say that there are several, see
+  `surroundings`; who they are JAX finds out itself. One process is left alone.
 
   Raises:
-    ValueError: some of the three values are given, not all.
+    ValueError: some of the three values are given, not all; or the processes do not come together.
   """
-  import jax
-
   from bigvlm.utils import hostmem, jaxcache
 
   if _cpus_only():
@@ -60,10 +62,9 @@ def initialize(coordinator=None, num_processes=None, process_id=None) -> None:
   if any(value is not None for value in given):
     if any(value is None for value in given):
       raise ValueError("--coordinator, --num_processes and --process_id go together")
-    if not jax.distributed.is_initialized():
-      jax.distributed.initialize(coordinator, num_processes, process_id)
-  elif _several_hosts() and not jax.distributed.is_initialized():
-    jax.distributed.initialize()
+    _join("the command line", coordinator, num_processes, process_id)
+  else:
+    _look_around()
 
 
 def _cpus_only() -> bool:
@@ -76,10 +77,90 @@ def _cpus_only() -> bool:
   return not any(map(glob.glob, devices))
 
 
-def _several_hosts() -> bool:
-  slurm = int(os.environ.get("SLURM_NTASKS", "1") or 1) > 1 and "SLURM_PROCID" in os.environ
-  pod = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-  return slurm or pod or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ
+@functools.cache
+def _look_around() -> None:
+  """Joins the processes that the surroundings tell of. Once: a process that is alone stays so."""
+  where = surroundings()
+  if where:
+    _join(where)
+  elif _on_tpu():
+    _join_vm()
+
+
+def surroundings() -> str:
+  """What says, by the environment, that this process is one of several; "" where nothing does.
+
+  Slurm (`srun`), Open MPI (`mpirun`), TPUs on Kubernetes (hosts of a slice, several slices).
+  """
+  env = os.environ
+  tasks = _count("SLURM_NTASKS")
+  if tasks > 1 and "SLURM_STEP_NODELIST" in env:
+    return f"Slurm (SLURM_NTASKS={tasks})"
+  if tasks > 1 and "SLURM_JOB_ID" in env:
+    log.warn(
+      f"this Slurm job has {tasks} tasks, but this process is none of them; start it with srun"
+    )
+  if _count("OMPI_COMM_WORLD_SIZE") > 1:
+    return f"Open MPI (OMPI_COMM_WORLD_SIZE={env['OMPI_COMM_WORLD_SIZE']})"
+  for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
+    if "," in env.get(name, ""):
+      return f"a TPU slice ({name})"
+  if env.get("MEGASCALE_COORDINATOR_ADDRESS"):
+    return "several TPU slices (MEGASCALE_COORDINATOR_ADDRESS)"
+  return ""
+
+
+def _count(name: str) -> int:
+  """A number in the environment; 1 where there is none."""
+  text = os.environ.get(name, "")
+  return int(text) if text.isdigit() else 1
+
+
+def _on_tpu() -> bool:
+  """Whether this is a TPU VM whose hosts only the metadata of the machine tell."""
+  import jax
+
+  if "TPU_SKIP_MDS_QUERY" in os.environ or os.environ.get("TPU_WORKER_HOSTNAMES"):
+    return False  # Others run it, and have said which hosts there are: one.
+  if jax.config.jax_platforms and "tpu" not in jax.config.jax_platforms:
+    return False
+  chips = any(map(glob.glob, ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")))
+  return chips and importlib.util.find_spec("libtpu") is not None
+
+
+def _join(why: str, *given) -> None:
+  """Joins the other processes, if that has not been done; `given` as for `initialize`.
+
+  Raises:
+    ValueError: they do not come together; says why there should be several.
+  """
+  import jax
+
+  if jax.distributed.is_initialized():
+    return
+  try:
+    jax.distributed.initialize(*given)
+  except Exception as e:  # Of JAX's service, of the network, of whatever the cluster is asked with.
+    raise ValueError(
+      f"{why} says that this is one of several processes, but they did not come together: {e}. "
+      "Say who they are with --coordinator=HOST:PORT --num_processes=N --process_id=I"
+    ) from e
+
+
+def _join_vm() -> None:
+  """On a TPU VM: joins the other hosts, of which there may be none.
+
+  Raises:
+    ValueError: there are several, and they do not come together.
+  """
+  import jax
+
+  try:
+    _join("this TPU VM")
+  except ValueError as e:
+    if jax.process_count() > 1:
+      raise
+    log.warn(f"one process alone: {e.__cause__}")
 
 
 def barrier(name: str) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from bigvlm.ckpt import native
 from bigvlm.data import loader as loader_lib
+from bigvlm.evaluators import base
 from bigvlm.trainers import evaluate, feed, launch, metrics, report, saved, stages, starting
 from bigvlm.utils import log
 
@@ -59,8 +60,9 @@ def _restore_or_start(run: Any, built: stages.Built, saver: native.Checkpointer)
     run.writer.rewind(done, stage.name, meta["step"], stage.steps)
     return state, meta
   before, run.previous = run.previous, None
-  source = stage.cfg["init"]["source"]
-  if source != "previous" or before is None or before[0].index != stage.index - 1:
+  init = stage.cfg["init"]
+  own = init["source"] == "previous" and not init["parts"]
+  if not own or before is None or before[0].index != stage.index - 1:
     before = saved.before(run.plan, built, run.workdir)
   run.writer.rewind([s.name for s in run.plan[: stage.index]], stage.name, 0, stage.steps)
   state = starting.start(run.config, built, *(before or ()))
@@ -76,6 +78,7 @@ class _Loop:
   def __init__(self, run: Any, built: stages.Built, saver: Any, state: Any, meta: dict):
     self.launch, self.built, self.saver, self.state, self.meta = run, built, saver, state, meta
     self.stage, self.config = built.stage, run.config
+    self.evaluators = run.evaluators[built.stage.name]
     self.step = int(meta.get("step", 0))
     self.saved = self.step if meta else -1
     self.seconds = float(meta.get("seconds", 0.0))
@@ -93,7 +96,7 @@ class _Loop:
       if self.step < self.stage.steps and not self._steps():
         return False
       self.saver.wait()
-      found = self._evaluate(self.stage.cfg["evals"], last=True)
+      found = self._evaluate(self.evaluators, last=True)
       total, count = np.asarray(self.state.metrics["loss"]).tolist()
       values = {"train/loss": total / count if count else math.nan, **found}
       kept = {name: value for name, value in values.items() if math.isfinite(value)}
@@ -115,6 +118,7 @@ class _Loop:
       return self._go(batches, every, last)
     finally:
       batches.close()
+      self.launch.profiler.end(self.step)
 
   def _compiled(self, fed: feed.Fed) -> Any:
     """The executable of the step; when it returns, all processes have theirs."""
@@ -125,10 +129,11 @@ class _Loop:
   def _go(self, batches: feed.Feed, every: int, last: int) -> bool:
     step = None
     while self.step < last:
-      self.launch.profiler.step(self.step)
+      self.launch.profiler.step(self.step, self.state)
       fed = next(batches)
       step = step or self._compiled(fed)
-      self.state, out = step(self.state, fed.arrays)
+      with jax.profiler.StepTraceAnnotation("train", step_num=self.step):
+        self.state, out = step(self.state, fed.arrays)
       self.step += 1
       self.progress.step()
       self.pending.append((self.step, fed, out))
@@ -137,8 +142,8 @@ class _Loop:
         return False
       evals = [
         e
-        for e in self.stage.cfg["evals"]
-        if e.get("every") and self.step % e["every"] == 0 and self.step < last
+        for e in self.evaluators
+        if e.cfg["every"] and self.step % e.cfg["every"] == 0 and self.step < last
       ]
       stop = self.launch.stop.reached()
       due = self.save_wish or (every and self.step % every == 0)
@@ -235,16 +240,16 @@ class _Loop:
     log.warn(f"{where}; rolls back and passes over batches {begin + 1} to {fed.position}")
     return True
 
-  def _evaluate(self, evals: Any, last: bool = False) -> dict[str, float]:
+  def _evaluate(self, evals: list[base.Evaluator], last: bool = False) -> dict[str, float]:
     """Runs evaluators; the last time it leaves on SIGTERM and keeps what was predicted."""
     if not evals:
       return {}
     runner = evaluate.model(self.config, self.built, starting.tensors(self.state))
     found, shown = {}, []
-    for cfg in evals:
+    for evaluator in evals:
       if last and self.launch.stop.reached():
         self._leave()
-      found.update(evaluate.run_one(runner, cfg, self.launch.workdir, shown if last else None))
+      found.update(evaluate.run_one(runner, evaluator, shown if last else None))
     if last and self.launch.main:
       report.save_records(self.launch.workdir, self.stage.name, shown)
     total = self.launch.total(self.stage, self.step)

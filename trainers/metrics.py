@@ -100,6 +100,7 @@ class Progress:
       import tqdm
 
       self._bar = tqdm.tqdm(total=total, initial=step, desc=label, unit="step", dynamic_ncols=True)
+      log.above(lambda text: tqdm.tqdm.write(text, file=sys.stderr))
 
   def step(self) -> None:
     if self._bar is not None:
@@ -129,6 +130,7 @@ class Progress:
   def close(self) -> None:
     if self._bar is not None:
       self._bar.close()
+      log.above(None)
 
 
 def duration(seconds: float) -> str:
@@ -159,26 +161,42 @@ def parameter_table(trainable: Any, frozen: Any) -> str:
 
 
 class Profiler:
-  """A trace of `steps` steps from step `at` of the first stage that gets there; at < 0 = none."""
+  """A trace of `steps` steps from step `at` of the first stage that gets there; at < 0 = none.
+
+  It lies in `workdir/profile`: `*.xplane.pb` for TensorBoard's profile plugin, `*.trace.json.gz`
+  for Perfetto. A trace ends with its stage.
+  """
 
   def __init__(self, workdir: pathlib.Path, at: int, steps: int):
     self._dir, self._at, self._steps = workdir / "profile", at, steps
-    self._running = False
+    self._from: int | None = None  # While it runs.
+    self._wanted = at >= 0
 
-  def step(self, step: int) -> None:
-    """Called before the step with index `step`."""
+  def step(self, step: int, made: Any) -> None:
+    """Called before the step with index `step`; `made` are arrays that the steps before it make.
+
+    They are waited for at both ends, so that the trace has these steps whole and no others.
+    """
     import jax
 
-    if self._running and step >= self._at + self._steps:
-      jax.profiler.stop_trace()
-      self._running, self._at = False, -1
-    if self._at >= 0 and step == self._at and not self._running:
+    if self._from is not None and step >= self._at + self._steps:
+      jax.block_until_ready(made)
+      self.end(step)
+    if self._wanted and step == self._at:
+      jax.block_until_ready(made)
       jax.profiler.start_trace(str(self._dir))
-      self._running = True
+      self._from, self._wanted = step, False
+
+  def end(self, step: int) -> None:
+    """Called where the steps of a stage end: before the step with index `step`."""
+    import jax
+
+    if self._from is not None:
+      jax.profiler.stop_trace()
+      log.line(f"profile of steps {self._from} to {step - 1}: {self._dir}")
+      self._from = None
 
   def close(self) -> None:
-    if self._running:
-      import jax
-
-      jax.profiler.stop_trace()
-      self._running = False
+    """The end of the run; warns if no step was traced that should have been."""
+    if self._wanted:
+      log.warn(f"log.profile_at is {self._at}, but no stage of this launch came to that step")

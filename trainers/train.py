@@ -20,7 +20,8 @@ from typing import Any
 import jax
 
 from bigvlm import config as config_lib
-from bigvlm.trainers import evaluate, launch, loop, metrics, prepare, starting
+from bigvlm.evaluators import base
+from bigvlm.trainers import evaluate, launch, loop, metrics, prepare, starting, together
 from bigvlm.trainers import stages as stages_lib
 from bigvlm.utils import log
 
@@ -43,7 +44,7 @@ def run(config: Any, workdir: str | pathlib.Path, *, stages: Any = None, summary
     launch.NonFiniteError: see `config.nonfinite`.
   """
   launch.initialize()
-  with launch.Stop() as stop, Run(config, workdir, stop) as run_:
+  with launch.Stop() as stop, together.Together(), Run(config, workdir, stop) as run_:
     prepare.run(run_.config, run_.workdir)
     for built in run_.build(stages):
       loop.train_stage(run_, built)
@@ -58,6 +59,7 @@ class Run:
     main: whether this process writes. writer, profiler: see `trainers.metrics`.
     clock: when the time that belongs to the running stage began.
     previous: (stage, its last tensors by name) of the stage that ended last in this launch.
+    evaluators: those of the stages to come, by name; their sources are open.
   """
 
   def __init__(self, config: Any, workdir: str | pathlib.Path, stop: launch.Stop):
@@ -67,6 +69,7 @@ class Run:
     self.stop = stop
     self.main = jax.process_index() == 0
     self.previous = None
+    self.evaluators: dict[str, list[base.Evaluator]] = {}
     self.clock = time.monotonic()
     options = self.config.log
     self.writer = metrics.Writer(self.workdir, options.tensorboard, self.main)
@@ -91,13 +94,12 @@ class Run:
     chosen = range(len(self.plan)) if wanted is None else wanted
     left = [s for s in self.plan if s.index in chosen and self.result(s) is None]
     for stage in left:
-      evaluate.check(stage, self.workdir)
+      self.evaluators[stage.name] = evaluate.check(stage, self.workdir)
     built = [stages_lib.build(self.config, s, self.workdir) for s in left]
     if len(left) == len(self.plan):
       stages_lib.check_rules(self.config, built)
     for first, second in zip(built, built[1:], strict=False):
-      if second.stage.cfg["init"]["source"] == "previous":
-        starting.check_start(first, second)
+      starting.check_start(first, second)
     return built
 
   def result(self, stage: stages_lib.Stage) -> dict | None:
@@ -113,6 +115,7 @@ class Run:
       metrics.write_atomic(path, json.dumps(result, indent=2) + "\n")
     launch.barrier(f"finished {stage.name}")
     self.previous, self.clock = (stage, tensors), time.monotonic()
+    self.evaluators.pop(stage.name)
 
   def total(self, stage: stages_lib.Stage, step: int) -> int:
     """Steps over all stages, for TensorBoard."""

@@ -2,12 +2,24 @@
 
 import os
 import sys
+from collections.abc import Callable
+
+_above: Callable[[str], None] | None = None
 
 
 def line(text: str) -> None:
   """Writes one line in one call, so that lines of several threads do not mix."""
+  if _above is not None:
+    _above(text.rstrip("\n"))
+    return
   sys.stderr.write(text.rstrip("\n") + "\n")
   sys.stderr.flush()
+
+
+def above(write: Callable[[str], None] | None) -> None:
+  """Hands every line to `write`, which puts it above what is drawn below; None = no more."""
+  global _above
+  _above = write
 
 
 def warn(text: str) -> None:

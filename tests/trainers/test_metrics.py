@@ -1,11 +1,16 @@
 """What a run writes for people and programs."""
 
+import io
 import json
+import re
+import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bigvlm.trainers import feed, metrics
+from bigvlm.utils import log
 
 
 def lines(workdir):
@@ -78,6 +83,62 @@ def test_one_line_a_log_interval_without_a_terminal(capsys):
   for part in ("stage 1/4 pair", "step 10/100", "loss 1.25", "lr 1.00e-03", "examples/s", "ETA 0:"):
     assert part in err
   assert err.count("\n") == 1
+
+
+class Terminal(io.StringIO):
+  """What a person would look at, as one string."""
+
+  def isatty(self):
+    return True
+
+
+def test_a_bar_in_a_terminal(monkeypatch):
+  monkeypatch.setattr(sys, "stderr", Terminal())
+  progress = metrics.Progress("stage 2/4 low", 10, 100, 8)
+  for _ in range(5):
+    progress.step()
+  progress.show(15, 1.25, 1e-3)
+  log.line("a line of somebody else")
+  progress.close()
+  log.line("after the bar")
+  shown = sys.stderr.getvalue()
+  last = shown.replace("a line of somebody else", "").split("\r")[-1]
+  for part in ("stage 2/4 low", "15/100", "loss 1.25", "lr 0.001", "examples/s", "<0"):
+    assert part in last, part
+  # Other lines have a row for themselves, and the bar comes back under them.
+  assert re.search(r"\r *\ra line of somebody else\n", shown)
+  assert shown.endswith("\nafter the bar\n")
+  rows = metrics.Progress("quiet", 0, 100, 8, active=False)
+  rows.show(10, 1.25, 1e-3)
+  assert "quiet" not in sys.stderr.getvalue()
+
+
+def test_a_profile_of_the_steps_that_were_asked_for(tmp_path, capsys):
+  add = jax.jit(lambda x: x + 1)
+  profiler = metrics.Profiler(tmp_path, at=1, steps=2)
+  x = jnp.zeros(())
+  for step in range(5):
+    profiler.step(step, x)
+    assert (profiler._from is not None) == (step in (1, 2))
+    x = add(x)
+  profiler.close()
+  assert f"profile of steps 1 to 2: {tmp_path / 'profile'}" in capsys.readouterr().err
+  assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1  # TensorBoard.
+  assert len(list((tmp_path / "profile").rglob("*.trace.json.gz"))) == 1  # Perfetto.
+
+
+def test_a_profile_ends_with_its_stage_and_is_missed_aloud(tmp_path, capsys):
+  profiler = metrics.Profiler(tmp_path, at=1, steps=50)
+  profiler.step(1, None)
+  profiler.end(2)
+  profiler.step(1, None)  # The next stage is not profiled again.
+  profiler.close()
+  err = capsys.readouterr().err
+  assert "profile of steps 1 to 1" in err and "log.profile_at" not in err
+  metrics.Profiler(tmp_path, at=-1, steps=5).close()
+  assert not capsys.readouterr().err
+  metrics.Profiler(tmp_path, at=90, steps=5).close()
+  assert "log.profile_at is 90" in capsys.readouterr().err
 
 
 class Loader:

@@ -1,5 +1,7 @@
 """Rows of several examples: the loss and the gradients of the same examples one by one."""
 
+import copy
+
 import jax
 import numpy as np
 import pytest
@@ -104,7 +106,7 @@ def test_what_does_not_fit_is_left_out_and_counted(tmp_path):
   config = get_config(source, (64, 1), count=3, length=64)
   processor = stages.build(config, stages.resolve(config, tmp_path)[0], tmp_path).processor
   rows = [processor(example, np.random.default_rng(0)) for example in examples(3)]
-  packed, left = processor.join(rows)
+  packed, left = copy.deepcopy(processor).join(rows)  # As a worker process has it.
   fits = np.cumsum([(row["segment"] > 0).sum() for row in rows]) <= 64
   assert left == (~fits).sum() > 0
   assert packed["weights"].sum() == sum(

@@ -102,6 +102,18 @@ def test_a_fresh_pattern_makes_an_old_parameter_homeless():
   carried(shapes(a=(2,)), shapes(a=(2,)), fresh=("a",), drop=("a",))
 
 
+def test_a_part_is_what_matches_and_must_be_there_in_its_shape():
+  new, other = shapes(a=(2,), b=(3,), c=(4,)), shapes(a=(2,), b=(5,), d=(6,))
+  assert starting.take(new, other, ("a",), "parts").keys() == {"a"}
+  for pattern, said in (
+    ("[ab]", r"parts: b is \(5,\) there and \(3,\) here"),
+    ("[ac]", r"parts has no c \(4,\)"),
+    ("d", "parts: the pattern 'd' matches no"),
+  ):
+    with pytest.raises(ValueError, match=said):
+      starting.take(new, other, (pattern,), "parts")
+
+
 @pytest.mark.parametrize("field", ["fresh", "drop"])
 def test_patterns_must_match_something(field):
   with pytest.raises(ValueError, match=rf"stages\[2\].init.{field}: the pattern 'x.*' matches no"):

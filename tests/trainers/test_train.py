@@ -7,10 +7,12 @@ import signal
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bigvlm import cli, config
 from bigvlm.ckpt import native
-from bigvlm.trainers import evaluate, feed, launch, loop, train
+from bigvlm.data import sources
+from bigvlm.trainers import evaluate, feed, launch, loop, stages, train
 from bigvlm.utils import tree as tree_lib
 from tests.reliability import toy
 
@@ -168,6 +170,48 @@ def test_bad_input_is_told_in_one_line(done, tmp_path, capsys, flag, parts):
   for part in parts:
     assert part in said
   assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def scored(folder, records):
+  """The toy whose last stage is scored on these records; None = on a file that is not there."""
+  if records is not None:
+    (folder / "val.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+  c = toy.get_config("stages")
+  data = dict(kind="jsonl", path=str(folder / "val.jsonl"))
+  c.stages[-1].evals = (dict(name="val", kind="caption", data=data),)
+  return c
+
+
+@pytest.mark.parametrize(
+  ("records", "said"),
+  [
+    (None, r"val.jsonl': No such file"),
+    ([dict(image="gone.png", prefix="a", suffix="b")], "none of its first records .*gone.png"),
+    ([dict(image="gone.png", prefix="a")], "val.jsonl:1: has no field 'suffix'"),
+  ],
+)
+def test_what_the_last_evaluator_lacks_is_told_before_the_first_step(done, tmp_path, records, said):
+  shutil.copy(done[0] / "tokenizer.model", tmp_path)
+  with pytest.raises(ValueError, match=rf"^stages\[2\].evals\[0\].data \(high\): .*{said}"):
+    train.run(scored(tmp_path, records), tmp_path)
+  assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_sources_of_evaluators_are_opened_once(done, tmp_path, monkeypatch):
+  class Says:
+    def generate(self, images, prompts, **how):
+      return ["b"] * len(prompts)
+
+  opened, make = [], sources.make
+  monkeypatch.setattr(sources, "make", lambda *args: opened.append(args) or make(*args))
+  shutil.copy(done[0] / "tokenizer.model", tmp_path)
+  Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+  c = scored(tmp_path, [dict(image="a.png", prefix="a", suffix="b")])
+  stage = stages.resolve(config.check(c), tmp_path)[-1]
+  [evaluator] = evaluate.evaluators(stage, tmp_path)
+  for _ in range(2):
+    assert evaluate.run_one(Says(), evaluator)["val/exact"] == 1.0
+  assert len(opened) == 1
 
 
 def test_what_a_folder_without_a_run_is_told(tmp_path, capsys):
