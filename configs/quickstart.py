@@ -30,8 +30,11 @@ def digits(name, tasks, weight=1.0, **fields):
   return dict(LOOK, name=name, tasks=tasks, weight=weight, codec=CODEC, **fields)
 
 
-def evals(n, tiny=False):
-  """Evaluators of the generative stages: the same held-out scenes after each."""
+def evals(n, tiny=False, every=0):
+  """Evaluators of the generative stages: the same held-out scenes after each.
+
+  What is slowest to learn is looked at every so many steps on the way.
+  """
 
   def one(name, kind, tasks, examples, **fields):
     data = digits(f"test_{name}", tasks, split="test", seed=1, **SCENES)
@@ -40,13 +43,13 @@ def evals(n, tiny=False):
     return dict(name=name, kind=kind, **fields)
 
   # What `detect_all` adds says nothing of a smoke run.
-  every = () if tiny else (one("detect_all", "detection", dict(detect_all=1.0), n // 2),)
+  whole = () if tiny else (one("detect_all", "detection", dict(detect_all=1.0), n // 2),)
   return (
     one("caption", "caption", dict(caption=1.0), n),
     one("vqa", "vqa", dict(which=2.0, count=1.0, largest=1.0), 2 * n),
-    one("detect", "detection", dict(detect=1.0), n),
-    *every,
-    one("segment", "segmentation", dict(segment=1.0), n, codec=CODEC),
+    one("detect", "detection", dict(detect=1.0), n, every=every),
+    *whole,
+    one("segment", "segmentation", dict(segment=1.0), n, codec=CODEC, every=every),
   )
 
 
@@ -194,7 +197,7 @@ def get_config(arg=None):
       optimizer=muon,
       objective=dict(kind="prefix_lm", normalize="token"),
       init=dict(source="previous", optimizer="carry"),
-      evals=evals(n, tiny),
+      evals=evals(n, tiny, every=0 if tiny else 850),
     ),
     common.stage(
       name="transfer",
