@@ -43,7 +43,8 @@ def abstract_batch(model_cfg: Mapping, processor_cfg: Mapping, rows: int = 1) ->
   height, width = build.image_size(processor_cfg)
   slots = processor_cfg["image"].get("count", 1)
   # A config may hold encoders that only another kind of model reads.
-  encoders = () if model_cfg["kind"] == "lm" else model_cfg["encoders"]
+  texts = ("lm", "text_encoder")
+  encoders = () if model_cfg["kind"] in texts else model_cfg["encoders"]
   module, media = build.model(model_cfg), {}
   for name in encoders:  # Some take pictures of one size only.
     size = getattr(module.encoders[name], "size", (height, width))

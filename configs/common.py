@@ -24,15 +24,25 @@ _STAGE = dict(
   lora=dict(rank=0, alpha=16.0, targets=(".*/blocks/.*/attn/[qv]",), dropout=0.0),
   lr=1e-3,
   lr_mults=(),  # ((regex, factor), ...), first match wins
-  schedule=dict(kind="cosine", warmup=0.05, cooldown=0.0, timescale=10_000, end=0.0, groups=()),
+  schedule=dict(
+    kind="cosine", warmup=0.05, cooldown=0.0, timescale=10_000, end=0.0, steps=(), groups=()
+  ),
   optimizer=dict(kind="adam", b1=0.9, b2=0.999, eps=1e-8, mu_dtype="float32"),
   weight_decay=(),  # ((regex, value), ...), decoupled, times the schedule but not lr
   grad_clip=1.0,  # global norm; 0 = off
   accumulate=1,  # micro-batches a step
   ema=0.0,  # decay; 0 = off
   objective=dict(kind="prefix_lm"),
-  # source: previous, fresh, or a workdir; resample: method for position tables (layers/posemb.py).
-  init=dict(source="previous", fresh=(), drop=(), optimizer="fresh", resample="linear_corners"),
+  # source: previous, fresh, a workdir or a checkpoint; parts: ((another, (regex, ...)), ...);
+  # resample: method for position tables (layers/posemb.py).
+  init=dict(
+    source="previous",
+    fresh=(),
+    drop=(),
+    parts=(),
+    optimizer="fresh",
+    resample="linear_corners",
+  ),
   evals=(),  # dict(name=, kind=, every=0, ...); every 0 = at the end of the stage only
   mesh=dict(),  # merged over config.mesh
 )
@@ -43,6 +53,7 @@ _BASE = dict(
   model=dict(),
   processor=dict(),
   init=dict(source=""),  # published checkpoint of a model config: hf:OWNER/NAME
+  hub=dict(),  # fields of its config.json that the model does not tell, for `save_hf`
   dtype=dict(params="float32", compute="float32", logits="float32"),
   mesh=dict(data=-1, fsdp=1, tensor=1),
   rules=(),  # ((regex, (axis or None per trailing dimension)), ...)

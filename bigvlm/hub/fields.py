@@ -14,7 +14,7 @@ from typing import Any
 from bigvlm.utils import names
 
 # transformers' names of activations -> `layers.mlp.ACTIVATIONS`.
-_ACTIVATIONS = {
+ACTIVATIONS = {
   "gelu": "gelu",
   "gelu_pytorch_tanh": "gelu_tanh",
   "gelu_new": "gelu_tanh",
@@ -50,7 +50,8 @@ def fields(cfg: Mapping[str, Any], **defaults: Any) -> SimpleNamespace:
 
 def sub(cfg: Mapping[str, Any], name: str) -> dict[str, Any]:
   """A sub-config; empty when it is not there, so that every field has its default."""
-  return dict(cfg.get(name) or {})
+  found = cfg.get(name)
+  return {} if found is None else found.copy()
 
 
 def activation(name: str) -> str:
@@ -59,7 +60,7 @@ def activation(name: str) -> str:
   Raises:
     ValueError: one we do not have.
   """
-  return names.lookup("activation in config.json", name, _ACTIVATIONS)
+  return names.lookup("activation in config.json", name, ACTIVATIONS)
 
 
 def dtype(cfg: Mapping[str, Any]) -> str | None:

@@ -179,7 +179,7 @@ def gemma3_decoder(cfg: Mapping[str, Any]) -> dict[str, Any]:
   if f.use_bidirectional_attention:
     raise ValueError("config.json: use_bidirectional_attention is not supported for Gemma 3")
   types = _layer_types(cfg, f.num_hidden_layers, f.sliding_window_pattern)
-  nested = dict(cfg.get("rope_parameters") or {})
+  nested = cfg.get("rope_parameters") or {}
   # Version 4 scaled the layers that see everything and no others.
   whole = {**(nested.get("full_attention") or {}), **(cfg.get("rope_scaling") or {})}
   local = nested.get("sliding_attention") or {}

@@ -88,7 +88,7 @@ def _vision(cfg: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[int, int]]:
     patch_size=14,
     hidden_act="gelu",
   )
-  encoder, size = clip.clip_vision(sizes | dict(cfg) | dict(hidden_size=width))
+  encoder, size = clip.clip_vision(sizes | cfg | dict(hidden_size=width))
   return encoder | dict(final_norm="none", pool="none", resample="bicubic_tenth"), size
 
 

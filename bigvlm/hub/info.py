@@ -13,13 +13,13 @@ def info(name: str) -> str:
   """A table of a checkpoint: parameters by part, and for every tensor the parameter it becomes.
 
   Args:
-    name: as `bigvlm.load` takes it. Reads the headers of the files only.
+    name: as `bigvlm.load` takes it. Reads the headers of the files only; of a checkpoint on the hub
+      nothing more is downloaded.
 
   Raises:
     ValueError, FileNotFoundError: as `bigvlm.load`.
   """
-  directory = load.resolve(name)
-  system, source = load.describe(directory)
+  system, source, _ = load.outline(name)
   config = load.plain_config(system, "float32")
   shapes = tree.flatten(zoo.abstract_params(config))
   bindings = system.map.bind(shapes)

@@ -121,6 +121,21 @@ def text(tokens: np.ndarray, mask: np.ndarray | None, ar: np.ndarray | int, read
   return Text(tokens, MaskSpec(mask, block, order), order, none, np.asarray(read, np.int32))
 
 
+def arrays(text: Text, prefix: str = "") -> dict[str, np.ndarray]:
+  """The first row of a text under the names of `types.to_batch`, with `prefix` in front."""
+  found = dict(
+    tokens=text.tokens,
+    segment=text.mask.segment,
+    block=text.mask.block,
+    order=text.mask.order,
+    positions=text.positions,
+    media_index=text.media_index,
+    read=text.read,
+    see=text.see,
+  )
+  return {prefix + k: np.asarray(v[0]) for k, v in found.items() if v is not None}
+
+
 def encoder(model: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """An encoder alone: `last_hidden_state` [B, N, D] and `pooler_output` [B, D], or `logits`."""
   given = take(inputs, *_image_inputs(model))

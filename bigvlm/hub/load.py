@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +24,9 @@ from bigvlm.parallel import sharding
 from bigvlm.utils import jaxcache
 
 # What is fetched from the hub; never a pickle.
-_WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.npz")
+_TEXTS = ("*.json", "*.model", "*.txt", "*.jinja")
+_WANTED = (*_TEXTS, "*.safetensors", "*.npz")
+_OUTLINE = ("config.json", "model.safetensors.index.json")  # For a look at it.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*(@[\w./\-]+)?")
 
 
@@ -97,18 +99,67 @@ def resolve(name: str | pathlib.Path) -> pathlib.Path:
     FileNotFoundError: no such path. ValueError: neither a path, a hub id nor a zoo name, or a zoo
       name whose config names no checkpoint.
   """
+  found = _locate(name)
+  return found if isinstance(found, pathlib.Path) else _fetch(found)
+
+
+def _locate(name: str | pathlib.Path) -> pathlib.Path | str:
+  """The path of a checkpoint that is here, or a hub id without `hf:`; raises as `resolve`."""
   path = pathlib.Path(name)
   if path.exists():
     return path if path.is_dir() or path.suffix == ".npz" else path.parent
   text = str(name)
   if text.startswith("hf:") or _HUB_ID.fullmatch(text):
-    return _fetch(text.removeprefix("hf:"))
+    return text.removeprefix("hf:")
   if text.startswith(("/", "./", "../", "~")):
     raise FileNotFoundError(f"no checkpoint at {text}")
   source = zoo.load_config(text).init.source
   if not source:
     raise ValueError(f"the config {text!r} names no checkpoint; load(..., init=None) is random")
-  return resolve(source)
+  return _locate(source)
+
+
+def outline(
+  name: str | pathlib.Path, *, texts: bool = False
+) -> tuple[System, sources.Source, pathlib.Path]:
+  """What a checkpoint is, without its weights: system, tensors, directory of its small files.
+
+  Of one on the hub `config.json` is fetched, and of the weights the headers alone, unless they are
+  in the local cache already; the tensors then have no numbers (see `hub.headers`).
+
+  Args:
+    name: as for `resolve`. texts: the files of tokenizer and preprocessor are wanted too.
+
+  Raises:
+    ValueError, FileNotFoundError: as `resolve` and `describe`.
+  """
+  found = _locate(name)
+  if isinstance(found, pathlib.Path):
+    return *describe(found), found
+  directory = _fetch(found, _TEXTS if texts else _OUTLINE)
+  try:
+    sources.open_source(directory)
+  except (FileNotFoundError, ValueError):  # Not whole in the cache, or pickles that are there.
+    source = _headers(found, directory)
+    if source is not None and (directory / "config.json").is_file():
+      return *_read(directory, source), directory
+    directory = _fetch(found)
+  return *describe(directory), directory
+
+
+def _headers(name: str, directory: pathlib.Path) -> sources.Source | None:
+  """The tensors of a hub id at the commit of its snapshot; None without safetensors."""
+  from bigvlm.hub import headers
+
+  try:
+    return headers.Headers(name.partition("@")[0], directory.name)
+  except FileNotFoundError:
+    return None
+  except Exception as e:  # Of several libraries, as in `_fetch`.
+    raise ValueError(
+      f"the weights of {name} are not in the local cache, and reading their headers from the hub "
+      f"failed: {_first_line(e)}"
+    ) from e
 
 
 def is_checkpoint(name: str) -> bool:
@@ -132,8 +183,27 @@ def describe(directory: pathlib.Path, config: Any = None) -> tuple[System, sourc
   path = directory / "config.json"
   if not path.is_file():
     raise FileNotFoundError(f"{directory} has no config.json")
-  system, source = table.system(fields.read_json(path), str(path)), sources.open_source(directory)
+  return _read(directory, None)
+
+
+def _read(directory: pathlib.Path, source: sources.Source | None) -> tuple[System, sources.Source]:
+  """The system of a directory's `config.json` and of its tensors, or of those of `source`."""
+  path = directory / "config.json"
+  system = table.system(fields.read_json(path), str(path))
+  source = source or sources.open_source(directory)
   return (system.refine(system, source) if system.refine else system), source
+
+
+def bare(name: str | pathlib.Path) -> HubModel:
+  """A checkpoint without its weights, on no device: what its files say, and what prepares inputs.
+
+  Args:
+    name: a path or a hub id, as for `resolve`.
+  """
+  system, _, directory = outline(name, texts=True)
+  config = plain_config(system, "float32")
+  module = build.model(config["model"])
+  return HubModel(config, module, None, None, None, system, directory=directory)
 
 
 def plain_config(system: System, dtype: str) -> dict[str, Any]:
@@ -145,16 +215,20 @@ def plain_config(system: System, dtype: str) -> dict[str, Any]:
   }
 
 
-def _fetch(name: str) -> pathlib.Path:
+def _fetch(name: str, wanted: Sequence[str] = _WANTED) -> pathlib.Path:
   from huggingface_hub import snapshot_download
 
   repo, _, revision = name.partition("@")
   try:
-    found = snapshot_download(repo, revision=revision or None, allow_patterns=list(_WANTED))
+    found = snapshot_download(repo, revision=revision or None, allow_patterns=list(wanted))
   except Exception as e:  # Of several libraries: no such name, no network, no permission.
-    why = str(e).strip().splitlines()[0]
+    why = _first_line(e)
     raise ValueError(f"{name} is no path here, and fetching it from the hub failed: {why}") from e
   return pathlib.Path(found)
+
+
+def _first_line(e: Exception) -> str:
+  return (str(e).strip() or repr(e)).splitlines()[0]
 
 
 def is_run(directory: str | pathlib.Path) -> bool:
@@ -192,10 +266,28 @@ def _random(name: str, dtype: str | None, mesh: Mesh | None) -> api.Model:
   params = jax.jit(make, out_shardings=layout)(jax.random.key(0))
   size, length = build.image_size(cfg["processor"]), cfg["processor"]["text_len"]
   try:
-    described, system = describe_lib.describe(cfg["model"], size, length, cfg["dtype"]["params"])
-  except ValueError:
-    return api.Model(cfg, module, params, None, mesh)
+    described, system = describe_lib.describe(
+      cfg["model"], size, length, cfg["dtype"]["params"], family=cfg["name"], hub=cfg["hub"]
+    )
+  except ValueError as e:
+    return _Undescribed(cfg, module, params, mesh, str(e))
   return HubModel(cfg, module, params, None, mesh, system, json=described)
+
+
+class _Undescribed(api.Model):
+  """A model that no class of transformers is."""
+
+  def __init__(self, config: Any, module: Any, params: Any, mesh: Mesh, why: str):
+    super().__init__(config, module, params, None, mesh)
+    self._why = why
+
+  def save_hf(self, directory: Any, *, dtype: str | None = None) -> None:
+    """See `HubModel.save_hf`.
+
+    Raises:
+      ValueError: always; says why.
+    """
+    raise ValueError(self._why)
 
 
 def _one_device() -> Mesh:

@@ -16,6 +16,7 @@ from bigvlm.hub import (
   bigvision_files,
   bigvision_inputs,
   decoding,
+  encdec_inputs,
   human,
   inputs,
   matching_inputs,
@@ -28,11 +29,14 @@ from bigvlm.parallel import mesh as meshes
 from bigvlm.types import Batch, Outputs
 
 _KINDS = inputs.KINDS | decoding.KINDS | bigvision_inputs.KINDS | matching_inputs.KINDS
+_KINDS |= encdec_inputs.KINDS
 _GENERATORS = decoding.GENERATORS | bigvision_inputs.GENERATORS
 
 
 class HubModel(human.Human, api.Model):
   """`api.Model` with the names of transformers on its inputs, outputs and files.
+
+  Its calls are one process's own: among several each has its copy, on its own devices.
 
   Attributes:
     system: what `config.json` said. origin: what the files had beside the numbers, or None.
@@ -108,15 +112,25 @@ class HubModel(human.Human, api.Model):
   def decoding(self, batch: Batch) -> tuple[nn.Module, Any, Batch]:
     """What `bigvlm.generate` takes for a batch of NumPy arrays: module, parameters, batch."""
     module, params = self._decoding
+    self._own_devices()
     self.padding = media.waste(batch.media)
     batch = jax.device_put(batch, meshes.replicated(self.mesh))
     return module, self.params_for(batch, params), batch
 
   def apply(self, batch: Batch, module: nn.Module | None = None) -> Outputs:
     """The module on a batch of NumPy arrays, at any image size; outputs are float32."""
+    self._own_devices()
     self.padding = media.waste(batch.media)
     batch = jax.device_put(batch, meshes.replicated(self.mesh))
     return _apply(module or self.module, self.params_for(batch), batch)
+
+  def _own_devices(self) -> None:
+    """Raises ValueError where the model lies on devices of other processes too."""
+    if {d.process_index for d in self.mesh.devices.flat} != {jax.process_index()}:
+      raise ValueError(
+        "this model lies on devices of several processes, but its calls are those of one: load it "
+        "in each process without mesh=, or with a mesh of jax.local_devices()"
+      )
 
   def params_for(self, batch: Batch, params: Any = None) -> Any:
     """The parameters (or `params`) with position tables for the image sizes of a batch."""

@@ -171,6 +171,6 @@ def mistral3(cfg: Mapping[str, Any]) -> System:
     act=fields.activation(f.projector_hidden_act),
     bias=f.multimodal_projector_bias,
   )
-  cfg = dict(cfg) | dict(tie_word_embeddings=f.tie_word_embeddings)
+  cfg = cfg | dict(tie_word_embeddings=f.tie_word_embeddings)
   token = llava.token(cfg, "image", 10)
   return _system(cfg, text, "mistral", encoder, connector, carry, token)

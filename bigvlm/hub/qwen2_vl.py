@@ -86,7 +86,7 @@ def vision(cfg: Mapping[str, Any], f: Any) -> dict[str, Any]:
     kind="packed",
     depth=cfg.get("num_hidden_layers", f.depth),
     heads=cfg.get("num_attention_heads", f.num_heads),
-    patch=fields.patch(dict(cfg) | {"num_channels": channels}, 14),
+    patch=fields.patch(cfg | {"num_channels": channels}, 14),
     frames=fields.size(f.temporal_patch_size)[0],
     block=f.spatial_merge_size,
     act=fields.activation(f.hidden_act),
@@ -114,7 +114,7 @@ def text(cfg: Mapping[str, Any]) -> dict[str, Any]:
     max_window_layers=80,
   )
   heads = dict(num_key_value_heads=f.num_key_value_heads or f.num_attention_heads)
-  decoder = texts.DECODERS["qwen2"](defaults | dict(cfg) | heads)
+  decoder = texts.DECODERS["qwen2"](defaults | cfg | heads)
   decoder["rotary"] = dict(sections=(16, 24, 24)) | decoder["rotary"]
   return decoder
 

@@ -31,7 +31,7 @@ def rotary(
   Raises:
     ValueError: a kind of scaling that is not known, a field of it that is missing.
   """
-  given = dict(cfg.get("rope_scaling") or cfg.get("rope_parameters") or {})
+  given = cfg.get("rope_scaling") or cfg.get("rope_parameters") or {}
   kind = given.get("rope_type") or given.get("type") or "default"
   if kind == "mrope":  # Several axes, as `mrope_section` says, and nothing else.
     kind = "default"
@@ -85,3 +85,35 @@ def _yarn(given: Mapping[str, Any], trained: int, longest: int) -> dict[str, Any
     truncate=bool(given.get("truncate", True)),
     gain=float(found),
   )
+
+
+def back(facts: Mapping[str, Any], decoder: str = "model.decoder") -> list[dict[str, Any]]:
+  """The `rope_parameters` that are read as a decoder's rotary embedding.
+
+  Args:
+    facts: of the model, see `hub.describe.facts`. decoder: their prefix.
+
+  Returns:
+    One, or none for a decoder without one base for all of its layers.
+  """
+  names = "kind factor low high length dim sections gain truncate".split()
+  how = {name: facts.get(f"{decoder}.rotary.{name}") for name in names}
+  bases, scales = ({*facts.get(f"{decoder}.rope_{name}", ())} for name in ("bases", "scales"))
+  if len(bases) != 1 or len(scales) != 1:
+    return []
+  out = dict(rope_type=how["kind"] or "default", rope_theta=bases.pop())
+  if scales != {1.0}:
+    out |= dict(rope_type="linear", factor=scales.pop())
+  if how["kind"] in ("llama3", "yarn"):
+    ends = dict(llama3=("low_freq_factor", "high_freq_factor"), yarn=("beta_slow", "beta_fast"))
+    low, high = ends[how["kind"]]
+    out |= {low: how["low"], high: how["high"], "original_max_position_embeddings": how["length"]}
+  if how["kind"] == "yarn":
+    out |= dict(attention_factor=how["gain"], truncate=how["truncate"])
+  if how["factor"] is not None:
+    out["factor"] = how["factor"]
+  if how["dim"]:
+    out["partial_rotary_factor"] = how["dim"] / facts[f"{decoder}.head_dim"]
+  if how["sections"]:
+    out["mrope_section"] = list(how["sections"])
+  return [out]

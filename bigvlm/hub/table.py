@@ -65,6 +65,7 @@ ARCHITECTURES = {
   "LlavaNextForConditionalGeneration": llava_next.llava_next,
   "LlavaNextVideoForConditionalGeneration": llava_next.llava_next_video,
   "LlavaOnevisionForConditionalGeneration": llava_next.llava_onevision,
+  "MT5EncoderModel": t5.mt5_encoder,
   "MT5ForConditionalGeneration": t5.mt5,
   "MetaClip2Model": clip.metaclip_2,
   "MetaClip2VisionModel": clip.clip_encoder,
@@ -84,13 +85,18 @@ ARCHITECTURES = {
   "SiglipModel": clip.siglip,
   "SiglipVisionModel": clip.siglip_encoder,
   "SmolVLMForConditionalGeneration": idefics3.smolvlm,
+  "T5EncoderModel": t5.t5_encoder,
   "T5ForConditionalGeneration": t5.t5,
+  "UMT5EncoderModel": t5.umt5_encoder,
+  "UMT5ForConditionalGeneration": t5.umt5,
   "ViTForImageClassification": vit.classifier,
   "ViTModel": vit.encoder,
   "VideoLlama3ForConditionalGeneration": video_llama_3.video_llama_3,
   "VideoLlavaForConditionalGeneration": video_llava.video_llava,
   "VipLlavaForConditionalGeneration": llava.vipllava,
 }
+# Classes that are not transformers': files are read and written back, but no model is described so.
+OTHERS = {"AIMv2Model": aimv2.apple}
 # `model_type` -> class, for a config without `architectures`.
 MODEL_TYPES = {
   "aimv2": "Aimv2Model",
@@ -137,6 +143,7 @@ MODEL_TYPES = {
   "siglip_vision_model": "SiglipVisionModel",
   "smolvlm": "SmolVLMForConditionalGeneration",
   "t5": "T5ForConditionalGeneration",
+  "umt5": "UMT5ForConditionalGeneration",
   "video_llama_3": "VideoLlama3ForConditionalGeneration",
   "video_llava": "VideoLlavaForConditionalGeneration",
   "vipllava": "VipLlavaForConditionalGeneration",
@@ -162,7 +169,8 @@ def system(cfg: Mapping[str, Any], where: str) -> System:
       f"{where} names neither `architectures` nor a known `model_type` "
       f"({cfg.get('model_type')!r}); known: {', '.join(sorted(MODEL_TYPES))}"
     )
-  if found[0] not in ARCHITECTURES:
-    unknown = names.unknown("architecture", found[0], ARCHITECTURES)
+  readers = ARCHITECTURES | OTHERS
+  if found[0] not in readers:
+    unknown = names.unknown("architecture", found[0], readers)
     raise ValueError(f"{where}: {unknown}. To add one: docs/adding_a_system.md")
-  return ARCHITECTURES[found[0]](cfg)
+  return readers[found[0]](cfg)

@@ -2,10 +2,9 @@
 
 import dataclasses
 
+from bigvlm.ckpt import sources
 from bigvlm.ckpt.sources import Source
 from bigvlm.hub.system import System
-
-_ROWS = 8192  # Read at a time.
 
 
 def refine(system: System, source: Source) -> System:
@@ -18,20 +17,7 @@ def refine(system: System, source: Source) -> System:
     return system
   found = {system.map.canonical(key): key for key in source.specs()}
   for alias, table in system.map.tied:
-    if alias in found and table in found and not equal(source, found[alias], found[table]):
+    if {alias, table} <= found.keys() and not sources.same(source, found[alias], found[table]):
       model = system.model | {"decoder": system.model["decoder"] | {"tied": False}}
       return dataclasses.replace(system, model=model)
   return system
-
-
-def equal(source: Source, a: str, b: str) -> bool:
-  """Whether two tensors [V, D] have the same bytes."""
-  specs = source.specs()
-  if specs[a] != specs[b]:
-    return False
-  count = specs[a].shape[0]
-  for start in range(0, count, _ROWS):
-    rows = (slice(start, min(start + _ROWS, count)), slice(None))
-    if source.read(a, rows).tobytes() != source.read(b, rows).tobytes():
-      return False
-  return True

@@ -74,7 +74,7 @@ _TINY_ENCODERS = dict(
 _TINY_CONNECTORS = dict(
   hybrid=dict(channels=16),
   qformer=dict(queries=4, width=32, depth=2, hidden=64, heads=2),
-  resampler=dict(latents=4, depth=1, heads=2, kv_heads=1, head_dim=16, hidden=64),
+  resampler=dict(latents=4, depth=1, heads=2, head_dim=16, hidden=128),
 )
 
 
@@ -84,8 +84,10 @@ def tiny(model):
   out["encoders"] = {name: _tiny_encoder(e) for name, e in model.get("encoders", {}).items()}
   c = dict(model.get("connector", {}))
   if c:
+    toys = dict(vocab=512, proj=64, mix=32, hidden=128)
+    if c.get("kv_heads"):
+      toys["kv_heads"] = 1 if c["kv_heads"] < c["heads"] else 2
     c |= _TINY_CONNECTORS.get(c["kind"], {})
-    toys = dict(vocab=512, proj=48, mix=32, hidden=64)
     out["connector"] = c | {k: v for k, v in toys.items() if c.get(k)}
   if "decoder" in model:
     out["decoder"] = _tiny_decoder(model["decoder"])
@@ -96,6 +98,8 @@ def _tiny_encoder(e):
   if e["kind"] == "raw":
     return e | dict(patch=8)
   more = dict(taps=tuple(min(n, 2) for n in e["taps"])) if e.get("taps") else {}
+  if e.get("windows"):
+    more["windows"] = (e["windows"][0], e["windows"][-1])
   return e | _TINY | _TINY_ENCODERS.get(e["kind"], {}) | more
 
 
@@ -103,9 +107,9 @@ def _tiny_decoder(d):
   toy = dict(vocab=512, width=32, depth=2, hidden=64, heads=2, head_dim=16)
   if d["kind"] == "encdec":
     return d | toy | dict(decoder_depth=2)
-  toy["kv_heads"] = 1
+  toy["kv_heads"] = 1 if d["kv_heads"] < d["heads"] else 2
   if d.get("cross_layers"):
-    toy["cross_layers"] = (1,)
+    toy["cross_layers"] = (min(d["cross_layers"][0], 1),)
   if d.get("cross", {}).get("width"):
     toy["cross"] = d["cross"] | dict(width=32)
   if d.get("out_vocab"):
@@ -130,7 +134,7 @@ def lm(decoder):
   return dict(kind="lm", decoder=decoder)
 
 
-def system(family, arg, sizes, *, default, res=0, tiny_res=16, text_len=512):
+def system(family, arg, sizes, *, default, res=0, tiny_res=16, text_len=512, hub=None):
   """Config of a published system.
 
   Args:
@@ -141,6 +145,7 @@ def system(family, arg, sizes, *, default, res=0, tiny_res=16, text_len=512):
     default: name of a size.
     res: pixels of a picture where the size has none; 0 = there are no pictures.
     tiny_res: of the toy. text_len: default.
+    hub: name of a size, or "" for all -> `hub` of the config. Ids of tokens are not the toy's.
   """
   parts = [p.strip() for p in (arg or "").split(",")]
   arg = ",".join(f"size={p}" if p in sizes else p for p in parts)
@@ -151,6 +156,10 @@ def system(family, arg, sizes, *, default, res=0, tiny_res=16, text_len=512):
     model, pixels, text_len = tiny(model), (tiny_res,), 16
   else:
     c.init = dict(source=f"hf:{hub_id}")
+  facts = dict(hub or {})
+  c.hub = {**facts.get("", {}), **facts.get(a.size, {})}
+  if a.tiny:
+    c.hub = {k: v for k, v in c.hub.items() if not k.endswith(("_index", "_id"))}
   c.model = model
   both = model.get("decoder", {}).get("kind") == "encdec"
   c.processor = dict(

@@ -18,8 +18,13 @@ _MATCHING = dict(
   out_dim=256,
 )
 SIZES["itm_vit_g"] = ("Salesforce/blip2-itm-vit-g", _MATCHING)
+_T5 = dict(text_config=dict(model_type="t5"), image_token_index=32_100)
+_HUB = {
+  size: dict(model_type="blip-2") | (_T5 if "t5" in size else dict(image_token_index=50_265))
+  for size in _DECODERS
+}
 
 
 def get_config(arg=None):
   """Model and processor of a size; `arg` as of `_parts.system`."""
-  return _parts.system("blip2", arg, SIZES, default="opt_2.7b", res=224)
+  return _parts.system("blip2", arg, SIZES, default="opt_2.7b", res=224, hub=_HUB)

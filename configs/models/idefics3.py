@@ -28,8 +28,10 @@ SIZES = {
   "smolvlm_500m": ("HuggingFaceTB/SmolVLM-500M-Instruct", *SMOL["500m"]),
   "smolvlm_2.2b": ("HuggingFaceTB/SmolVLM-Instruct", *_FIRST),
 }
+_HUB = {s: dict(image_token_id=49_190) for s in ("smolvlm_256m", "smolvlm_500m")}
+_HUB |= {"smolvlm_2.2b": dict(image_token_id=49_153)}
 
 
 def get_config(arg=None):
   """Model and processor of a size; `arg` as of `_parts.system`."""
-  return _parts.system("idefics3", arg, SIZES, default="8b_llama3", tiny_res=48)
+  return _parts.system("idefics3", arg, SIZES, default="8b_llama3", tiny_res=48, hub=_HUB)

@@ -13,6 +13,14 @@ SIZES = {
 }
 
 
+def hub(token):
+  """`hub` of the sizes; `token` is the field of the placeholders' id."""
+  t5 = {token: 32_100, "text_config": dict(model_type="t5")}
+  return {size: t5 if "t5" in size else {token: 32_000} for size in SIZES}
+
+
 def get_config(arg=None):
   """Model and processor of a size; `arg` as of `_parts.system`."""
-  return _parts.system("instructblip", arg, SIZES, default="vicuna_7b", res=224)
+  return _parts.system(
+    "instructblip", arg, SIZES, default="vicuna_7b", res=224, hub=hub("image_token_index")
+  )

@@ -3,8 +3,9 @@
 from bigvlm.configs.models import _parts, instructblip
 
 SIZES = instructblip.SIZES
+_HUB = instructblip.hub("video_token_index")
 
 
 def get_config(arg=None):
   """Model and processor of a size; `arg` as of `_parts.system`."""
-  return _parts.system("instructblipvideo", arg, SIZES, default="vicuna_7b", res=224)
+  return _parts.system("instructblipvideo", arg, SIZES, default="vicuna_7b", res=224, hub=_HUB)

@@ -43,8 +43,12 @@ SIZES = {
   )
   for size, (image, decoder) in _PARTS.items()
 }
+_HUB = {
+  f"2.5_{size}": dict(image_token_id=92_546 if decoder["vocab"] == 92_553 else 151_667)
+  for size, (_, decoder) in _PARTS.items()
+}
 
 
 def get_config(arg=None):
   """Model and processor of a size; `arg` as of `_parts.system`."""
-  return _parts.system("internvl", arg, SIZES, default="2.5_8b", res=448)
+  return _parts.system("internvl", arg, SIZES, default="2.5_8b", res=448, hub=_HUB)

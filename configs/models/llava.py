@@ -27,8 +27,12 @@ SIZES = {
   "interleave_qwen_0.5b": _qwen("0.5b", 152_000),
   "interleave_qwen_7b": _qwen("7b", 152_128),
 }
+_HUB = {
+  "": dict(image_token_index=32_000),
+  **{f"interleave_qwen_{size}": dict(image_token_index=151_646) for size in ("0.5b", "7b")},
+}
 
 
 def get_config(arg=None):
   """Model and processor of a size; `arg` as of `_parts.system`."""
-  return _parts.system("llava", arg, SIZES, default="1.5_7b", res=336)
+  return _parts.system("llava", arg, SIZES, default="1.5_7b", res=336, hub=_HUB)

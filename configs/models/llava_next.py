@@ -17,8 +17,13 @@ SIZES = {
   )
   for size, decoder in _DECODERS.items()
 }
+_HUB = {
+  "": dict(image_token_index=32_000),
+  "v1.6_34b": dict(image_token_index=64_000),
+  "llama3_8b": dict(image_token_index=128_256),
+}
 
 
 def get_config(arg=None):
   """Model and processor of a size; `arg` as of `_parts.system`."""
-  return _parts.system("llava_next", arg, SIZES, default="v1.6_mistral_7b", res=336)
+  return _parts.system("llava_next", arg, SIZES, default="v1.6_mistral_7b", res=336, hub=_HUB)

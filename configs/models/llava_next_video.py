@@ -14,8 +14,12 @@ SIZES = {
   )
   for size, decoder in _DECODERS.items()
 }
+_HUB = {
+  "": dict(image_token_index=32_001, video_token_index=32_000),
+  "34b": dict(image_token_index=64_001, video_token_index=64_000),
+}
 
 
 def get_config(arg=None):
   """Model and processor of a size; `arg` as of `_parts.system`."""
-  return _parts.system("llava_next_video", arg, SIZES, default="7b", res=336)
+  return _parts.system("llava_next_video", arg, SIZES, default="7b", res=336, hub=_HUB)

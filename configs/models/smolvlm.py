@@ -7,8 +7,9 @@ SIZES = {
   f"2_{size}": (f"HuggingFaceTB/SmolVLM2-{_IDS[size]}", *slots)
   for size, slots in idefics3.SMOL.items()
 }
+_HUB = {"": dict(image_token_id=49_190)}
 
 
 def get_config(arg=None):
   """Model and processor of a size; `arg` as of `_parts.system`."""
-  return _parts.system("smolvlm", arg, SIZES, default="2_2.2b", tiny_res=48)
+  return _parts.system("smolvlm", arg, SIZES, default="2_2.2b", tiny_res=48, hub=_HUB)

@@ -33,6 +33,7 @@ _TOKENIZER = (
   "end_image_token",
   "context_image_token",
 )
+_START = {"blip2_retrieval": dict(bos_token="[DEC]")}  # Others start with <s>.
 # Words that processors look up in the vocabulary, where they are nothing special.
 _WORDS = {"fuyu": ("|SPEAKER|", "|NEWLINE|", "<0x04>")}
 
@@ -57,8 +58,23 @@ def _vipllava(processor: Any, tokenizer: Any) -> Any:
   return transformers.VipLlavaConfig(**kept, vision_feature_layer=[-1, -2, 1])
 
 
+def _retrieval(processor: Any, tokenizer: Any) -> Any:
+  """That of `blip2` for matching, of the same sizes; texts that are written start with [DEC]."""
+  import transformers
+
+  tokenizer.add_special_tokens({"bos_token": "[DEC]"})
+  given = human_fusion.CASES["blip2"].config(processor, tokenizer).to_dict()
+  given["qformer_config"]["use_qformer_text_input"] = True
+  kept = {k: v for k, v in given.items() if k.endswith("_config") or k == "image_token_index"}
+  return transformers.Blip2Config(**kept, num_query_tokens=3, image_text_hidden_size=24)
+
+
 # Name -> (maker of the processor, case) of those that only a toy has.
 _CASES = {name: (name, case) for name, case in human_fusion.CASES.items()} | {
+  "blip2_retrieval": (
+    "blip2",
+    human_fusion.CASES["blip2"]._replace(config=_retrieval, model="Blip2ForImageTextRetrieval"),
+  ),
   "deepseek_vl_hybrid": (
     "deepseek_vl_hybrid",
     human_fusion.Case(_hybrid, "DeepseekVLHybridForConditionalGeneration", (), ()),
@@ -70,12 +86,32 @@ _CASES = {name: (name, case) for name, case in human_fusion.CASES.items()} | {
     ),
   ),
 }
-# The period of layers that published ones have, so that they have the same names.
-_TEXT = {"mllama": dict(num_hidden_layers=5, cross_attention_layers=[3])}
+# The period of layers that published ones have, so that they have the same names; the width that a
+# random text model needs to say something when it is frozen.
+_TEXT = {
+  "blip2": dict(hidden_size=64, word_embed_proj_dim=64),
+  "mllama": dict(num_hidden_layers=5, cross_attention_layers=[3]),
+}
+# Text models without anything beside them.
+_ALONE = {
+  "text": dict(
+    architectures=["LlamaForCausalLM"],
+    model_type="llama",
+    hidden_size=40,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=512,
+  )
+}
 
 
 def make(name: str) -> dict[str, Any]:
   """The files and the tokens of one toy."""
+  if name in _ALONE:
+    config = {**_ALONE[name], **{k: f"@{v}" for k, v in _ENDS.items()}, "vocab_size": "@vocab"}
+    return dict(tokens=[], files={"config.json": config, "tokenizer_config.json": {}})
   maker, case = _CASES[name]
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder)
@@ -93,6 +129,7 @@ def make(name: str) -> dict[str, Any]:
   for file in files:
     if file.endswith("tokenizer_config.json"):
       files[file] = {k: v for k, v in files[file].items() if k in _TOKENIZER}
+  files["tokenizer_config.json"] |= _START.get(name, {})
   special = [str(t) for t in tokenizer.get_added_vocab()]
   special += [t for t in _WORDS.get(name, ()) if t not in special]
   return dict(tokens=[t for t in special if t not in toys.SPECIAL], files=files)
@@ -115,7 +152,7 @@ def _named(value: Any, tokenizer: Any, key: str = "") -> Any:
 
 def main() -> None:
   found = json.loads(toys.FILE.read_text()) if toys.FILE.exists() else {}
-  for name in sys.argv[1:] or _CASES:
+  for name in sys.argv[1:] or (*_CASES, *_ALONE):
     found[name] = make(name)
     print(name, len(json.dumps(found[name])))
   toys.FILE.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n")

@@ -44,7 +44,9 @@ VARIANTS = {
   **{f"t5_v1_1_{k}": dict(vocab=32_128, gated=True, tied=False, **v) for k, v in _NEW.items()},
   **{f"mt5_{k}": dict(vocab=250_112, gated=True, tied=False, **v) for k, v in _NEW.items()},
   **{
-    f"umt5_{k}": dict(vocab=256_384, gated=True, tied=False, own_bias=True, **_NEW[k])
+    f"umt5_{k}": dict(
+      vocab=256_384, gated=True, tied=False, scale_logits=True, own_bias=True, **_NEW[k]
+    )
     for k in ("small", "base", "xl", "xxl")
   },
   "ul2_20b": dict(vocab=32_128, **_UL2, **_sizes(4096, 16_384, 16, 32, 256)),
