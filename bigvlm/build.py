@@ -25,6 +25,7 @@ from bigvlm.models.connectors import (
 from bigvlm.models.connectors import pool as pool_connector
 from bigvlm.models.decoders import decoder, encdec
 from bigvlm.models.fusion import scatter
+from bigvlm.models.text import encoder as text_encoder
 from bigvlm.models.text import tower
 from bigvlm.models.vision import naflex, packed, padded, raw, sam, tiled, vit
 from bigvlm.types import Item
@@ -40,6 +41,7 @@ ENCODERS = {
   "vit": vit.ViT,
 }
 TEXTS = {"text_tower": tower.TextTower}
+TEXT_ENCODERS = {"encoder": text_encoder.TextEncoder}
 CONNECTORS = {
   "hybrid": hybrid.HybridConnector,
   "linear": linear.LinearConnector,
@@ -143,8 +145,8 @@ def model(
   """The module of `config.model`.
 
   Args:
-    cfg: `kind` is "encoder", "two_tower", "matching", "vlm", "lm" or "mask_codec"; the other fields
-      are its slots.
+    cfg: `kind` is "encoder", "text_encoder", "two_tower", "matching", "vlm", "lm" or "mask_codec";
+      the other fields are its slots.
     dtype: `config.dtype`. layers: "loop" or "scan". remat: "none", "dots" or "full".
 
   Raises:
@@ -153,6 +155,7 @@ def model(
   common = _common(dtype, layers, remat)
   builders = {
     "encoder": lambda cfg, common: encoder_model.Encoders(FrozenDict(_encoders(cfg, common))),
+    "text_encoder": _text_encoder,
     "two_tower": _two_tower,
     "matching": _matching,
     "vlm": _vlm,
@@ -175,11 +178,15 @@ def _slots(cfg: Mapping, known: tuple[str, ...]) -> dict:
   A config may hold the slots of several kinds (a contrastive stage before a generative one).
   """
   every = ("kind", "encoders", "text", "out_dim", "temperature_init", "bias_init", "scale_range")
-  every += ("connector", "fusion", "decoder", "codec")
+  every += ("connector", "fusion", "decoder", "codec", "word_head")
   for key in cfg:
     if key not in every:
       raise ValueError(names.unknown("model field", key, every))
   return {k: cfg[k] for k in known if k in cfg}
+
+
+def _text_encoder(cfg: Mapping, common: dict) -> nn.Module:
+  return _make(TEXT_ENCODERS, _slots(cfg, ("text",)).get("text", {}), "model.text", **common)
 
 
 def _two_tower(cfg: Mapping, common: dict) -> nn.Module:
@@ -199,11 +206,12 @@ def _two_tower(cfg: Mapping, common: dict) -> nn.Module:
 
 
 def _matching(cfg: Mapping, common: dict) -> nn.Module:
-  fields = _slots(cfg, ("connector", "out_dim"))
+  fields = _slots(cfg, ("connector", "out_dim", "temperature_init", "word_head"))
   encoders = {n: e.clone(pool="none") for n, e in _encoders(cfg, common).items()}
   formers = {"qformer": CONNECTORS["qformer"]}
-  former = _make(formers, fields.get("connector", {}), "model.connector", out_dim=0, **common)
-  return matching.Matching(FrozenDict(encoders), former, fields.get("out_dim") or former.width)
+  former = _make(formers, fields.pop("connector", {}), "model.connector", out_dim=0, **common)
+  width = fields.pop("out_dim", None) or former.width
+  return matching.Matching(FrozenDict(encoders), former, width, **fields)
 
 
 def _vlm(cfg: Mapping, common: dict) -> nn.Module:

@@ -22,6 +22,7 @@ from bigvlm.utils import names
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 
 check = schema.check
+complete = schema.complete
 plain = schema.plain
 
 # --- Config arguments and files.

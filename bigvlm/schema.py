@@ -54,6 +54,13 @@ def check(config: ConfigDict) -> ConfigDict:
   return config
 
 
+def complete(config: ConfigDict) -> ConfigDict:
+  """A config that an earlier version wrote, with the defaults of fields that came later."""
+  common = importlib.import_module("bigvlm.configs.common")
+  stages = tuple(common.stage(**stage) for stage in config.stages)
+  return common.base(**{**config, "stages": stages})
+
+
 def _names(given: ConfigDict, defaults: ConfigDict, where: str) -> None:
   for key in given:
     if key not in defaults:

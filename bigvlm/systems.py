@@ -84,7 +84,7 @@ FAMILIES: dict[str, Family] = {
   "qwen2_vl": Family("Qwen2-VL", "Qwen2VLForConditionalGeneration", ("qwen2_vl",), _VIDEO),
   "siglip": Family("SigLIP 1, 2", "SiglipModel", ("siglip", "siglip2")),
   "smolvlm": Family("SmolVLM 2", "SmolVLMForConditionalGeneration", ("smolvlm",), _VIDEO),
-  "t5": Family("T5, mT5, UL2", "T5ForConditionalGeneration", ("t5", "mt5")),
+  "t5": Family("T5, mT5, UMT5, UL2", "T5ForConditionalGeneration", ("t5", "mt5", "umt5")),
   "video_llama_3": Family(
     "VideoLLaMA 3", "VideoLlama3ForConditionalGeneration", ("video_llama_3",), _VIDEO
   ),

@@ -133,6 +133,13 @@ def test_check_wants_every_field():
     config.check(c)
 
 
+def test_what_an_earlier_version_wrote_gets_the_fields_that_came_later():
+  c = common.base(stages=(common.stage(name="one", steps=3, lr=0.5),), seed=7)
+  old = config.from_json(config.to_json(c))
+  del old.loader, old.log.profile_at, old.stages[0].pack, old.stages[0].init.parts
+  assert config.complete(old) == config.from_json(config.to_json(c))
+
+
 def test_merge_goes_into_dicts_and_leaves_its_arguments_alone():
   base = ConfigDict({"kind": "vlm", "image": {"size": 32, "ops": (1, 2), "x": 1}, "text": None})
   over = ConfigDict({"image": {"size": 64, "ops": (3,)}, "text": {"kind": "t"}})

@@ -9,7 +9,7 @@ import pathlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import ml_dtypes
@@ -35,6 +35,7 @@ _READ = {
   (1, 0): np.lib.format.read_array_header_1_0,
   (2, 0): np.lib.format.read_array_header_2_0,
 }
+_ROWS = 8192  # Of two tensors, compared at a time.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -43,6 +44,17 @@ class Spec(NamedTuple):
 
   shape: tuple[int, ...]
   dtype: np.dtype
+
+
+def spec(kind: str, shape: Sequence[int], file: Any, key: str) -> Spec:
+  """The spec of a tensor whose dtype a safetensors file calls `kind`.
+
+  Raises:
+    ValueError: a dtype that NumPy and ml_dtypes do not have; names the file and the tensor.
+  """
+  if kind not in _DTYPES:
+    raise ValueError(f"{file}: tensor {key} has dtype {kind}, which is not supported")
+  return Spec(tuple(shape), np.dtype(_DTYPES[kind]))
 
 
 class Source(Protocol):
@@ -73,11 +85,8 @@ class Safetensors:
       handle = _open(file)
       for key in handle.keys():  # noqa: SIM118 (no mapping)
         part = handle.get_slice(key)
-        kind = part.get_dtype()
-        if kind not in _DTYPES:
-          raise ValueError(f"{file}: tensor {key} has dtype {kind}, which is not supported")
         self._files[key] = handle
-        self._specs[key] = Spec(tuple(part.get_shape()), np.dtype(_DTYPES[kind]))
+        self._specs[key] = spec(part.get_dtype(), part.get_shape(), file, key)
 
   def specs(self) -> Mapping[str, Spec]:
     """Every tensor there is."""
@@ -163,6 +172,21 @@ def _at(f: Any, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], bool, np.dtyp
   f.seek(member.header_offset + _LOCAL - 4)
   f.seek(sum(struct.unpack("<HH", f.read(4))), 1)
   return _READ[np.lib.format.read_magic(f)](f)
+
+
+def same(source: Source, a: str, b: str) -> bool:
+  """Whether two tensors have the same bytes; both are read part by part, until they differ."""
+  if hasattr(source, "same"):
+    return source.same(a, b)
+  specs = source.specs()
+  if specs[a] != specs[b]:
+    return False
+  count = specs[a].shape[0] if specs[a].shape else 1
+  for start in range(0, count, _ROWS):
+    rows = (slice(start, min(start + _ROWS, count)),) if specs[a].shape else ()
+    if source.read(a, rows).tobytes() != source.read(b, rows).tobytes():
+      return False
+  return True
 
 
 def open_source(path: str | pathlib.Path) -> Source:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from bigvlm.ckpt import axes as axes_lib
+from bigvlm.ckpt import sources
 from bigvlm.ckpt.rules import Binding, CkptMap, split_row
 from bigvlm.ckpt.sources import Source, Spec
 from bigvlm.utils import names as names_lib
@@ -133,8 +134,7 @@ def _mismatch(source: Source, missing: list[str], left: list[str]) -> str:
 
 
 def _check_alias(source: Source, names: Mapping[str, str], alias: str, of: str) -> None:
-  a, b = source.read(names[alias]), source.read(names[of])
-  if a.dtype != b.dtype or a.shape != b.shape or a.tobytes() != b.tobytes():
+  if not sources.same(source, names[alias], names[of]):
     raise ValueError(
       f"{source.path}: {names[alias]} is tied to {names[of]} in this model, but their values differ"
     )

@@ -40,7 +40,9 @@ class Packed:
     self._media = [k.removesuffix("_item") for k in spec if k.endswith("_item")]
 
   def __getattr__(self, name: str) -> Any:
-    return getattr(self.__dict__["one"], name)
+    if name == "one":  # Of a copy that a worker process is still reading.
+      raise AttributeError(name)
+    return getattr(self.one, name)
 
   def __call__(self, example: Any, rng: np.random.Generator) -> Arrays:
     """The row of one example, as `one` makes it."""

@@ -28,7 +28,7 @@ class Pixels:
   Args:
     size: int or (height, width).
     method, antialias: see `ops.resize`.
-    backend: "pil" or "opencv".
+    backend: "pil", "opencv", or "tf", whose files PIL decodes; see `ops.resize`.
     reduce: a JPEG is decoded at 1/2, 1/4 or 1/8 as long as both sides stay at least `reduce` times
       the wanted size (the small difference is below what resizing does to a picture); 0 = never.
     max_pixels, max_bytes: caps, see `image.Limits`.
@@ -46,14 +46,14 @@ class Pixels:
   ):
     self.size = ops.pair(size)
     names.lookup("resize method", method, ops.METHODS)
-    if backend not in images.BACKENDS:
-      raise ValueError(names.unknown("image backend", backend, images.BACKENDS))
+    if backend not in ops.BACKENDS:
+      raise ValueError(names.unknown("image backend", backend, ops.BACKENDS))
     if backend == "opencv":
       _need_opencv()
     self._resize = dict(method=method, antialias=antialias, backend=backend)
-    self._backend = backend
+    self._backend = "pil" if backend == "tf" else backend
     self._limits = images.Limits(max_pixels, max_bytes)
-    reduce = reduce if antialias and method != "nearest" else 0
+    reduce = reduce if antialias and method != "nearest" and backend != "tf" else 0
     self._at_least = tuple(int(s * reduce) for s in self.size) if reduce >= 1 else None
 
   def __call__(self, source: Any, record: str = "") -> np.ndarray:

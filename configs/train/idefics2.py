@@ -1,18 +1,18 @@
 """Idefics2 (arXiv 2405.02246): the connector, and adapters of the tower and the text model, in
 every stage; their own weights stay frozen.
 
-Learning rates, steps and rank are not published: those here are the house's. DoRA of the last stage
-is LoRA here, and noise on the embeddings (NEFTune) is not there. Prompts: "User:<image>{question}
-<end_of_utterance>\\nAssistant: ".
+Learning rates, rank, steps and the mixtures' weights (but that 70% of pre-training are interleaved
+pages) are not published: those here are the house's, as are the batches after the first stage.
+DoRA of the last stage is LoRA here, and noise on the embeddings (NEFTune) is not there. Prompts:
+"User:<image>{question}<end_of_utterance>\\nAssistant: ".
 """
 
 from bigvlm.configs.train import _recipe as recipe
 
+LINEAR = (r"(encoders|decoder)/.*/(attn|mlp)/[a-z0-9_]+",)
 LORA = dict(
   train=("connector/.*", r".*/lora_[ab]"),
-  lora=dict(
-    rank=64, alpha=64.0, dropout=0.1, targets=(r"(encoders|decoder)/.*/(attn|mlp)/[a-z0-9_]+",)
-  ),
+  lora=dict(rank=64, alpha=64.0, dropout=0.1, targets=LINEAR),
 )
 
 

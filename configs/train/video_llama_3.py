@@ -1,7 +1,8 @@
 """VideoLLaMA 3 (arXiv 2501.13106): the tower for any resolution, alignment of all, tasks, videos.
 
 Learning rates are 1e-5 of the tower and 1e-3 of the connector, then 2e-6 and 1e-5 with 1e-5 of the
-text model; batches are not published. Prompts: ChatML; frames of a video as "Time 0.0s:<tokens>,".
+text model (uncertain); batches and the mixtures' weights are the house's.
+Prompts: ChatML; frames of a video as "Time 0.0s:<tokens>,".
 """
 
 from bigvlm.configs.train import _recipe as recipe

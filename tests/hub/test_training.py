@@ -1,6 +1,7 @@
 """Any checkpoint trained on records of one's own, and written back in its form."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import bigvlm
-from bigvlm import cli
+from bigvlm import cli, types
 from bigvlm.hub import toys, training
 from bigvlm.processing.image import BadExample
 
@@ -83,3 +84,60 @@ def test_a_source_without_a_processor_is_refused(tmp_path):
   (source / "tokenizer.json").unlink()
   with pytest.raises(ValueError, match="no tokenizer files"):
     training.make(dict(source=str(source)))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+  """Rows of a model that matches pictures to texts, of 12 tokens."""
+  source = toys.write("blip2_retrieval", tmp_path_factory.mktemp("pairs") / "toy")
+  return training.make(dict(source=str(source), text_len=12))
+
+
+def test_rows_of_pairs_are_what_is_matched_and_what_is_written(pairs):
+  row, cut = pairs.row(dict(image=_picture(), prefix="a", suffix="red"), None)
+  find = pairs.tokenizer.id
+  ids = [find(t) for t in ("<s>", "a", "\u0120", "r", "e", "d")]
+  blank = [find("<pad>")] * 6
+  assert not cut and row["tokens"].tolist() == ids + blank
+  assert row["target_tokens"].tolist() == [find("[DEC]"), *ids[1:], *blank]
+  assert row["labels"][:5].tolist() == ids[1:] and row["target_read"].tolist() == [*range(11)]
+  assert row["weights"].tolist() == [1] * 5 + [0] * 6
+  assert row["segment"].tolist() == row["target_segment"].tolist() == [1] * 6 + [0] * 6
+  assert {k: (v.shape, v.dtype) for k, v in row.items()} == pairs.spec()
+  model = bigvlm.load(pairs.model.directory)
+  given = model.processor(images=[_picture()], text=["a red"], padding="max_length", max_length=15)
+  want = model.forward_hf(given)
+  out = model.apply(types.to_batch({k: v[None] for k, v in row.items()}))
+  np.testing.assert_allclose(out.heads["match"], want["logits_per_image"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    (dict(image=[]), "has 0 pictures, not the one that its text is of"),
+    (dict(suffix=None), "no text in its field 'suffix'"),
+    (dict(image=b"none"), "image"),
+  ],
+)
+def test_bad_pairs_name_what_is_wrong(change, words, pairs):
+  example = dict(id="mine:7", image=_picture(), prefix="", suffix="red") | change
+  with pytest.raises(BadExample, match=words) as caught:
+    pairs(example, None)
+  assert caught.value.record == "mine:7"
+
+
+def test_a_text_of_a_pair_that_is_too_long_is_cut(pairs):
+  row, cut = pairs.row(dict(image=_picture(), prefix="", suffix="a long answer"), None)
+  assert cut and row["weights"].all() and not pairs.blank()["weights"].any()
+
+
+def test_lengths_and_files_that_pairs_cannot_have_are_refused(pairs, tmp_path):
+  source = str(pairs.model.directory)
+  with pytest.raises(ValueError, match="text_len=513 is not 2 to 512"):
+    training.make(dict(source=source, text_len=513))
+  copied = shutil.copytree(source, tmp_path / "toy")
+  config = json.loads((copied / "tokenizer_config.json").read_text())
+  del config["bos_token"]
+  (copied / "tokenizer_config.json").write_text(json.dumps(config))
+  with pytest.raises(ValueError, match="names no bos_token"):
+    training.make(dict(source=str(copied), text_len=12))
