@@ -108,7 +108,7 @@ def write_report(
   rows = plots(stages, read_lines(workdir / "metrics.jsonl"))
   if rows:
     draw.curves(rows, str(workdir / "curves.png"))
-    parts.append("## Curves\n\n![loss by stage, and metrics after each stage](curves.png)\n")
+    parts.append("## Curves\n\n![loss by stage, and metrics over the stages](curves.png)\n")
   parts += _pictures(workdir, records)
   parts.append(_again(workdir))
   metrics.write_atomic(workdir / "report.md", "\n".join(parts))
@@ -196,15 +196,19 @@ def plots(stages: Sequence[Mapping], lines: Sequence[Mapping]) -> list[list[dict
   names = [stage["name"] for stage in stages]
   groups: dict[str, dict] = {}
   for i, stage in enumerate(stages):
-    for name, value in stage["metrics"].items():
-      if name != _LOSS:
-        group, _, short = name.rpartition("/")
-        x, y = groups.setdefault(group, {}).setdefault(short, ([], []))
-        x.append(i)
-        y.append(value)
+    # What was measured on the way lies between the ends of the stages.
+    own = [line for line in lines if line.get("stage") == stage["name"]]
+    times = [(i - 1 + line["step"] / stage["steps"], line) for line in own]
+    times = [(x, line) for x, line in times if x < i] + [(i, stage["metrics"])]
+    for name in (name for name in stage["metrics"] if name != _LOSS):
+      group, _, short = name.rpartition("/")
+      x, y = groups.setdefault(group, {}).setdefault(short, ([], []))
+      points = [(at, line[name]) for at, line in times if isinstance(line.get(name), (int, float))]
+      x += [at for at, _ in points]
+      y += [value for _, value in points]
   panels = []
   for group, series in groups.items():
-    panel = dict(title=f"{group or 'metrics'}, after each stage", series=series, ticks=names)
+    panel = dict(title=f"{group or 'metrics'}, at the end of stages", series=series, ticks=names)
     if all(0 <= value <= 1 for _, y in series.values() for value in y):
       panel["limits"] = (-0.03, 1.03)
     panels.append(panel)

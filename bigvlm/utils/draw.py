@@ -265,6 +265,7 @@ def _panel(axis, panel: Mapping) -> None:
     axis.set_ylim(*panel["limits"])
   if "ticks" in panel:
     axis.set_xticks(range(len(panel["ticks"])), panel["ticks"])
-    axis.set_xlim(-0.2, len(panel["ticks"]) - 0.8)
+    first = min((at for x, _ in panel["series"].values() for at in x), default=0)
+    axis.set_xlim(min(first, 0) - 0.2, len(panel["ticks"]) - 0.8)
   if len(panel["series"]) > 1 or "ticks" in panel:
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

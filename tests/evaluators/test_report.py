@@ -55,6 +55,14 @@ def test_report_has_tables_and_pictures(workdir):
   assert str(workdir) not in text  # relative paths: the folder can be moved
 
 
+def test_what_was_measured_on_the_way_lies_between_the_ends_of_stages():
+  lines = [{"stage": "high", "step": s, "vqa/which": v} for s, v in ((10, 0.6), (50, 0.75))]
+  lines += [{"stage": "high", "step": 20, "vqa/which": "nan"}, {"stage": "gone", "step": 1}]
+  panels = [panel for row in report.plots(SUMMARY["stages"], lines) for panel in row]
+  (vqa,) = (panel for panel in panels if panel["title"].startswith("vqa"))
+  assert vqa["series"] == {"which": ([1, 1.2, 2], [0.5, 0.6, 0.75])}
+
+
 def test_each_evaluator_is_shown_after_the_last_stage_that_ran_it(workdir):
   fill(workdir)
   report.save_records(workdir, "low", [record(right=False), record(evaluator="caption")])
