@@ -2,7 +2,10 @@
 
 from bigvlm.configs.models import _parts, _texts
 
-_DECODERS = {f"vicuna_{size}": decoder for size, decoder in _texts.VICUNA.items()}
+# Vicuna 1.1, of the first Llama; its table has rows for the placeholders, too.
+_DECODERS = {
+  f"vicuna_{size}": _texts.LLAMA[f"1_{size}"] | dict(vocab=32_064) for size in ("7b", "13b")
+}
 _DECODERS |= {f"flan_t5_{size}": decoder for size, decoder in _texts.FLAN_T5.items()}
 SIZES = {
   size: (
@@ -16,7 +19,7 @@ SIZES = {
 def hub(token):
   """`hub` of the sizes; `token` is the field of the placeholders' id."""
   t5 = {token: 32_100, "text_config": dict(model_type="t5")}
-  return {size: t5 if "t5" in size else {token: 32_000} for size in SIZES}
+  return {size: t5 if "t5" in size else {token: 32_001} for size in SIZES}
 
 
 def get_config(arg=None):

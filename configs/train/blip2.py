@@ -19,6 +19,7 @@ first stage alone).
 Ours: the paper starts the Q-Former from BERT-base, but for its cross-attention; here all of it is
 drawn anew, and only the tower and the tokenizer are of the checkpoint. The text of a pair is the
 prefix and the suffix of its record; the tokenizer's start token ([DEC]) tells that it is written.
+The data weigh as many as their images are.
 
 `bigvlm convert WORKDIR/checkpoints/represent OUT` gives a directory for
 `Blip2ForImageTextRetrieval`, without temperature and language head, which that has not.
@@ -27,7 +28,9 @@ prefix and the suffix of its record; the tokenizer's start token ([DEC]) tells t
 from bigvlm import config
 from bigvlm.configs.train import _recipe as recipe
 
-_DATA = recipe.data("coco", "vg", "cc3m", "cc12m", "sbu", "laion_115m")
+# Millions of images.
+_SIZES = dict(coco=0.11, vg=0.1, cc3m=3.0, cc12m=10.0, sbu=0.86, laion_115m=115.0)
+_DATA = recipe.data(*_SIZES, weights=tuple(_SIZES.values()))
 _FORMER = ("connector/(query|norm/.*|blocks/.*)", "encoders/image/norm/.*")
 _HEADS = ("words/.*", "t")
 

@@ -1,8 +1,9 @@
 """IDEFICS (Hugging Face, 2023): resampler, gated cross-attention and the new rows of the vocabulary
 on interleaved pages, then all on instructions.
 
-Batches were counted in tokens, 1.31M of sequences of 1024; its additional rows train with the head.
-The learning rate of the second stage is uncertain. Prompts: "User:{...}<end_of_utterance>\\n
+All values are of the model's card. Batches were counted in tokens, 1.31M of sequences of 1024 and
+205k of 2048; the additional rows train with the head. Of the second stage's 22,000 steps the
+authors took step 8000. Prompts: "User:{...}<end_of_utterance>\\n
 Assistant:{...}<end_of_utterance>\\n" with images where they stand.
 """
 
@@ -18,7 +19,18 @@ def get_config(arg=None):
     arg: `source` (default HuggingFaceM4/idefics-9b), `tiny`.
   """
   pages = recipe.data("obelics", "wikipedia", "laion", "pmd", weights=(73.85, 6.15, 17.18, 2.82))
-  shared = recipe.SHARED | dict(batch_size=1280)
+  instructions = dict(
+    m3it=7.7,
+    lrv_instruct=1.7,
+    llava_instruct=5.9,
+    llavar=6.3,
+    svit=11.4,
+    scene_difference_spot_the_diff=2.1,
+    ultrachat=29.1,
+    image_text_pairs=5.1,
+    obelics=30.7,
+  )
+  shared = recipe.SHARED | dict(lr=1e-5, weight_decay=recipe.decay(0.1, 1e-5))
   return recipe.make(
     arg,
     name="idefics",
@@ -32,19 +44,20 @@ def get_config(arg=None):
         name="pretrain",
         data=pages,
         train=_NEW,
-        lr=1e-5,
-        weight_decay=recipe.decay(0.1, 1e-5),
+        batch_size=1280,
         steps=200_000,
         schedule=dict(kind="linear", warmup=2000, end=0.6),
+        objective=dict(kind="prefix_lm", normalize="token", z_loss=1e-3),
       ),
       shared
       | dict(
         name="instruct",
-        data=recipe.data("m3it", "lrv_instruct", "llava_instruct", "llavar", "svit", "ultrachat"),
+        data=recipe.data(*instructions, weights=tuple(instructions.values())),
         train=recipe.ALL,
-        lr=1e-6,
-        batch_size=256,
-        epochs=1.0,
+        batch_size=100,
+        steps=22_000,
+        schedule=dict(kind="linear", warmup=1000, end=0.12),
+        processor=dict(text_len=2048),
       ),
     ),
   )

@@ -1,10 +1,12 @@
 """Idefics2 (arXiv 2405.02246): the connector, and adapters of the tower and the text model, in
 every stage; their own weights stay frozen.
 
-Learning rates, rank, steps and the mixtures' weights (but that 70% of pre-training are interleaved
-pages) are not published: those here are the house's, as are the batches after the first stage.
-DoRA of the last stage is LoRA here, and noise on the embeddings (NEFTune) is not there. Prompts:
-"User:<image>{question}<end_of_utterance>\\nAssistant: ".
+Published (sections 4.1, 4.2, table 14): of pre-training the learning rate, the batch and the shares
+of pages, pairs and documents; of instructions the share of text alone, there of answer tokens. The
+house's: rank, steps, schedule, shares within pairs and documents, rate, batch and epochs of the
+last stage. Images were of up to 384 pixels in the first stage and 980 then; here they are the
+processor's in all. DoRA of the last stage is LoRA here, and noise on the embeddings (NEFTune) is
+not. Prompts: "User:<image>{question}<end_of_utterance>\\nAssistant: ".
 """
 
 from bigvlm.configs.train import _recipe as recipe
@@ -43,14 +45,17 @@ def get_config(arg=None):
       shared
       | dict(
         name="text_in_images",
-        data=recipe.data(*pages, "rendered_text", "pdfa", "idl"),
+        data=recipe.data(
+          *(*pages, "rendered_text", "pdfa", "idl"),
+          weights=(0.45, 0.175, 0.175, 0.06, 0.07, 0.07),
+        ),
         batch_size=2048,
         steps=5000,
       ),
       shared
       | dict(
         name="instruct",
-        data=recipe.data("the_cauldron", "openhermes"),
+        data=recipe.data("the_cauldron", "text_instruct", weights=(0.74, 0.26)),
         lr=5e-5,
         batch_size=256,
         epochs=1.0,

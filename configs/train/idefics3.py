@@ -1,8 +1,9 @@
-"""Idefics3 (arXiv 2408.12637, table 1): the connector, then also adapters of the tower and the text
+"""Idefics3 (arXiv 2408.12637, table 3): the connector, then also adapters of the tower and the text
 model, at a constant and then a falling learning rate.
 
-Adapters are LoRA here, DoRA there; their rank is not published, and resolution grew inside the
-first stage from 364 to 1820. Prompts: "User:<image>{question}<end_of_utterance>\\nAssistant: ".
+Adapters are LoRA here, DoRA there, and noise on the embeddings (NEFTune) is not; their rank and the
+weights of the data are the house's. Resolution grew inside the first stage from 364 to 1820; here
+it is the checkpoint's own. Prompts: "User:<image>{question}<end_of_utterance>\\nAssistant: ".
 """
 
 from bigvlm.configs.train import _recipe as recipe

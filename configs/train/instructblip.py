@@ -1,9 +1,11 @@
 """InstructBLIP (arXiv 2305.06500, section 2.6): the Q-Former reads the instruction too and alone
-trains, from BLIP-2; tower and text model stay frozen.
+trains; tower and text model stay frozen. There it starts from BLIP-2, here from the checkpoint's
+own.
 
-13 data sets are mixed in proportion to the square roots of their sizes, with templates of each
-(table 8 of the paper), as "Question: {question} Short answer:". Sizes differ in the batch alone:
-192 with Flan-T5 XL, 128 with 7B models, 64 with 13B.
+13 data sets (three of `vqg` and three of `llava_instruct_150k` under one name) are mixed in
+proportion to the square roots of their sizes, with templates of each, as "Question: {question}
+Short answer:". Sizes differ in the batch alone: 192 with Flan-T5 XL, 128 with 7B models, 64 with
+13B.
 """
 
 from bigvlm.configs.train import _recipe as recipe

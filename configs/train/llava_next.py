@@ -27,8 +27,8 @@ def get_config(arg=None):
   )
 
 
-def stages(*instructions):
+def stages(*instructions, weights=()):
   """Both stages; mixture of the second."""
   align, instruct = llava.stages("llava_pretrain_558k", "llava_next_760k")
-  whole = dict(data=recipe.data(*instructions), train=recipe.ALL)
+  whole = dict(data=recipe.data(*instructions, weights=weights), train=recipe.ALL)
   return align, instruct | whole | dict(lr_mults=(("encoders/.*", 0.1),))

@@ -9,10 +9,11 @@ ChatML, "<|im_start|>user\\n<image>\\n{question}<|im_end|>\\n<|im_start|>assista
 from bigvlm.configs.train import _recipe as recipe
 from bigvlm.configs.train import llava
 
+# Thousands of examples.
 _MIXTURES = dict(
-  knowledge=("recap_3_5m", "ureader", "syndog", "chinese_235k", "evol_instruct"),
-  single=("onevision_single_3_2m",),
-  onevision=("onevision_multi_560k", "onevision_video_350k", "onevision_single_800k"),
+  knowledge=dict(recap=3500, ureader_syndog=1100, chinese_evol_instruct=235),
+  single=dict(onevision_single=3200),
+  onevision=dict(onevision_multi=560, onevision_video=350, onevision_single=800),
 )
 
 
@@ -37,8 +38,13 @@ def get_config(arg=None):
     stages=(
       align,
       *(
-        dict(name=name, data=recipe.data(*names), **whole, **recipe.SHARED)
-        for name, names in _MIXTURES.items()
+        dict(
+          name=name,
+          data=recipe.data(*sizes, weights=tuple(sizes.values())),
+          **whole,
+          **recipe.SHARED,
+        )
+        for name, sizes in _MIXTURES.items()
       ),
     ),
   )

@@ -1,9 +1,9 @@
 """Qwen2.5-VL (arXiv 2502.13923, table 2): tower, all, all on longer sequences, then instructions
 and preferences (DPO) with the tower frozen.
 
-Lengths and amounts of tokens are published (1.5T, 2T, 0.6T), learning rates, batches and steps are
-not: those here, beta too, are the house's. The last stage sees each pair once. Prompts: those of
-Qwen2-VL.
+Lengths and amounts of tokens are published (1.5T, 2T, 0.6T), learning rates, batches, steps and the
+shares of data are not: those here, beta too, are the house's. The last stage sees each pair once.
+Prompts: those of Qwen2-VL.
 """
 
 from bigvlm.configs.train import _recipe as recipe

@@ -1,7 +1,8 @@
 """Qwen2-VL (arXiv 2409.12191, section 2.2): tower and connector, all, then all but the tower.
 
-Amounts of tokens are published (600B, then 800B more); learning rates, batches and steps are not:
-those here are the house's. Prompts: ChatML with <|vision_start|><|image_pad|><|vision_end|>.
+Amounts of tokens are published (600B, then 800B more); learning rates, batches, steps and the
+shares of data are not: those here are the house's. Prompts: ChatML with
+<|vision_start|><|image_pad|><|vision_end|>.
 """
 
 from bigvlm.configs.train import _recipe as recipe

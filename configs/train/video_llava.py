@@ -23,7 +23,8 @@ def get_config(arg=None):
     text_len=4096,
     media_len=8,
     stages=(
-      align | dict(data=recipe.data("llava_pretrain_558k", "valley_702k")),
-      instruct | dict(data=recipe.data("llava_instruct_665k", "videochatgpt_100k")),
+      align | dict(data=recipe.data("llava_pretrain_558k", "valley_702k", weights=(558, 702))),
+      instruct
+      | dict(data=recipe.data("llava_instruct_665k", "videochatgpt_100k", weights=(665, 100))),
     ),
   )

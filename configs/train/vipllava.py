@@ -1,7 +1,7 @@
 """ViP-LLaVA (arXiv 2312.00784): LLaVA 1.5 on features of several layers, with marks drawn into the
 images of its instructions.
 
-A third stage goes on with instructions by GPT-4V; its learning rate is that of the second here.
+A third stage goes on with instructions by GPT-4V at 2e-7 (the authors' finetune_stage3.sh).
 Prompts: "###Human: <image>\\n{question}###Assistant:".
 """
 
@@ -21,5 +21,9 @@ def get_config(arg=None):
     name="vipllava",
     source="llava-hf/vip-llava-7b-hf",
     toy="vipllava",
-    stages=(align, instruct, instruct | dict(name="gpt4v", data=recipe.data("vip_llava_gpt4v"))),
+    stages=(
+      align,
+      instruct,
+      instruct | dict(name="gpt4v", data=recipe.data("vip_llava_gpt4v"), lr=2e-7),
+    ),
   )

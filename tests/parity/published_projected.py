@@ -251,7 +251,12 @@ _SMOL = {
   "500m": (_B_512, text(960, 2560, 32, 15, 5, vocab_size=49_280, rope_theta=1e5, **_SMOLLM), 4),
   "2.2b": (
     so400m(384),
-    text(2048, 8192, 24, 32, vocab_size=49_155, rope_theta=273_768.0, **_SMOLLM),
+    text(
+      *(2048, 8192, 24, 32),
+      vocab_size=49_155,
+      rope_theta=273_768.0,
+      **_SMOLLM | dict(max_position_embeddings=16_384),
+    ),
     3,
   ),
 }
@@ -297,11 +302,15 @@ BLIP2["itm_vit_g"] = dict(
   qformer_config=dict(use_qformer_text_input=True, vocab_size=30_523),
 )
 _QFORMER = dict(qformer_config=dict(vocab_size=30_523))
+# Of the first Llama; 32,000 pads, 32,001 is the placeholder.
+_VICUNA_1 = {
+  size: LLAMA[f"1_{size}"] | dict(model_type="llama", vocab_size=32_064) for size in ("7b", "13b")
+}
 INSTRUCTBLIP = {
   size: conditional("InstructBlip", image_token_index=token, text_config=text, **_QFORMER)
   for size, token, text in (
-    ("vicuna_7b", 32_000, _VICUNA["7b"]),
-    ("vicuna_13b", 32_000, _VICUNA["13b"]),
+    ("vicuna_7b", 32_001, _VICUNA_1["7b"]),
+    ("vicuna_13b", 32_001, _VICUNA_1["13b"]),
     ("flan_t5_xl", 32_100, _XL),
     ("flan_t5_xxl", 32_100, _XXL),
   )
