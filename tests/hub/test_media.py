@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import bigvlm
-from bigvlm.hub import media
+from bigvlm import generate
+from bigvlm.hub import media, toys
 from tests.parity import reference
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "fixtures" / "hub"
@@ -38,3 +39,14 @@ def test_generation_tells_it_too():
   with np.load(FOLDER / "paligemma-0" / "io.npz") as z:
     model.generate_hf(reference.prompts(dict(z)), max_new_tokens=1)
   assert 0 <= model.padding["image"] < 1
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "llava_next"])
+def test_pictures_of_other_sizes_in_a_bucket_compile_nothing(name, tmp_path):
+  model = bigvlm.load(toys.write(name, tmp_path / "toy"))
+  rng, programs = np.random.default_rng(0), []
+  for size in ((40, 64), (44, 60), (64, 40), (48, 72)):
+    picture = rng.integers(0, 256, (*size, 3), np.uint8)
+    model.generate([picture], ["what is this"], max_new_tokens=2)
+    programs.append(generate.decode._cache_size())
+  assert len(set(programs)) == 1
