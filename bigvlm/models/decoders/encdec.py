@@ -136,6 +136,11 @@ class Half(nn.Module):
     return norms.NORMS[spec.norm](spec.eps, name="norm", **dtypes)(x), layers
 
 
+def half(m: Any, depth: int, cross: bool, **kw) -> Half:
+  """A half of a module with the fields of `EncDec`."""
+  return Half(spec(m), depth, cross, m.buckets, m.max_distance, m.own_bias, m.mode, m.remat, **kw)
+
+
 class EncDec(nn.Module):
   """Encoder-decoder. The defaults are T5's.
 
@@ -183,9 +188,7 @@ class EncDec(nn.Module):
     return spec(self)
 
   def _half(self, cross: bool, **kw) -> Half:
-    depth = self.decoder_depth or self.depth if cross else self.depth
-    sizes = (self.buckets, self.max_distance, self.own_bias, self.mode, self.remat)
-    return Half(self.spec, depth, cross, *sizes, **kw)
+    return half(self, self.decoder_depth or self.depth if cross else self.depth, cross, **kw)
 
   def setup(self):
     init = nn.initializers.normal(1.0)
