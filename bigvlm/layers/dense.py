@@ -56,7 +56,13 @@ einsum.defvjp(_einsum_fwd, _einsum_bwd)
 
 def scores(x: jax.Array, table: jax.Array) -> jax.Array:
   """Products of x [B, K, D] with the rows of a table [V, D]: float32 [B, K, V]."""
-  if x.dtype != jnp.float32 or not 1 < x.shape[0] * x.shape[1] <= 16:
+  rows = x.shape[0] * x.shape[1]
+  if x.dtype == jnp.bfloat16 and rows == 1:
+    # Of a single row XLA on a CPU makes a product in float32, with a copy of the table widened to
+    # it; of two it does not. The barrier keeps the table from being turned.
+    twice, table = jax.lax.optimization_barrier((jnp.concatenate([x, x], 1), table))
+    return einsum("bkd,vd->bkv", twice, table, jnp.float32)[:, :1]
+  if x.dtype != jnp.float32 or not 1 < rows <= 16:
     return einsum("bkd,vd->bkv", x, table, jnp.float32)
   # XLA on a CPU repacks its second operand: let that be the small one. The barrier keeps it so.
   y = jnp.einsum("vd,bkd->vbk", table.astype(x.dtype), x)
