@@ -36,10 +36,8 @@ def qwen2_5_vl(cfg: Mapping[str, Any]) -> System:
   merged = f.window_size // f.spatial_merge_size // encoder["patch"]
   if merged < 1:
     raise ValueError(f"config.json: window_size {f.window_size} holds no square of merged patches")
-  sides = [
-    0 if i in f.fullatt_block_indexes else merged * f.spatial_merge_size
-    for i in range(encoder["depth"])
-  ]
+  side = merged * f.spatial_merge_size
+  sides = [0 if i in f.fullatt_block_indexes else side for i in range(encoder["depth"])]
   encoder |= dict(
     width=f.hidden_size,
     hidden=f.intermediate_size,

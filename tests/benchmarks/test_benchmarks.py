@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import common, contest, run, workloads
+from benchmarks import common, contest, lines, run, workloads
 from bigvlm import build, zoo
 
 # Needs nothing that the test extra lacks: no peers.
@@ -143,3 +143,17 @@ def test_sections_are_kept_apart(tmp_path):
   text = path.read_text()
   assert "faster" in text and "sound" in text and "fast\n" not in text
   assert text.index("faster") < text.index("sound")
+
+
+def test_lines_hold_code(tmp_path):
+  file = tmp_path / "x.py"
+  file.write_text(
+    '"""Doc\nof two."""\n\nx = (  # why\n  1\n)\n\n\ndef f():\n  """Doc."""\n  # note\n'
+  )
+  assert lines.code(file) == 4
+
+
+def test_a_system_costs_less_than_sixty_lines(capsys):
+  lines.main()
+  last = [json.loads(line) for line in capsys.readouterr().out.splitlines()][-2:]
+  assert last[0]["of"] == "config + map" and last[0]["median"] < 60, last
