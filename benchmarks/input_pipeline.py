@@ -21,7 +21,7 @@ from PIL import Image
 
 from benchmarks import common
 from bigvlm.data import loader, mixture
-from bigvlm.processing import processor
+from bigvlm.processing import pixels, processor
 from bigvlm.processing.image import BadExample
 
 HEIGHT, WIDTH, SIZE = 375, 500, 224
@@ -47,7 +47,7 @@ class Pixels(processor.Processor):
   """A processor of pixels alone, so that all contestants do the same work."""
 
   def __init__(self, **options):
-    self._pixels = processor.Pixels(SIZE, **options)
+    self._pixels = pixels.Pixels(SIZE, **options)
 
   def row(self, example, rng):
     return {"image": self._pixels(example["image"], str(example["id"]))}, False

@@ -12,69 +12,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bigvlm.processing import image as images
 from bigvlm.processing import ops, prompt
+from bigvlm.processing import pixels as pixels_lib
 from bigvlm.processing import tokenizer as tokenizers
 from bigvlm.processing.image import BadExample
+from bigvlm.processing.pixels import Arrays
 from bigvlm.utils import names
 
-Arrays = dict[str, np.ndarray]
 Spec = dict[str, tuple[tuple[int, ...], np.dtype]]
-
-
-class Pixels:
-  """Brings any image to uint8 [height, width, 3].
-
-  Args:
-    size: int or (height, width).
-    method, antialias: see `ops.resize`.
-    backend: "pil", "opencv", or "tf", whose files PIL decodes; see `ops.resize`.
-    reduce: a JPEG is decoded at 1/2, 1/4 or 1/8 as long as both sides stay at least `reduce` times
-      the wanted size (the small difference is below what resizing does to a picture); 0 = never.
-    max_pixels, max_bytes: caps, see `image.Limits`.
-  """
-
-  def __init__(
-    self,
-    size: ops.Size,
-    method: str = "bilinear",
-    antialias: bool = True,
-    backend: str = "pil",
-    reduce: float = 2.0,
-    max_pixels: int = images.Limits.max_pixels,
-    max_bytes: int = images.Limits.max_bytes,
-  ):
-    self.size = ops.pair(size)
-    names.lookup("resize method", method, ops.METHODS)
-    if backend not in ops.BACKENDS:
-      raise ValueError(names.unknown("image backend", backend, ops.BACKENDS))
-    if backend == "opencv":
-      _need_opencv()
-    self._resize = dict(method=method, antialias=antialias, backend=backend)
-    self._backend = "pil" if backend == "tf" else backend
-    self._limits = images.Limits(max_pixels, max_bytes)
-    reduce = reduce if antialias and method != "nearest" and backend != "tf" else 0
-    self._at_least = tuple(int(s * reduce) for s in self.size) if reduce >= 1 else None
-
-  def __call__(self, source: Any, record: str = "") -> np.ndarray:
-    pixels = images.decode(
-      source,
-      limits=self._limits,
-      at_least=self._at_least,
-      backend=self._backend,
-      record=record,
-    )
-    return ops.resize(pixels, self.size, **self._resize)
-
-
-def _need_opencv() -> None:
-  try:
-    import cv2  # noqa: F401
-  except ImportError:
-    raise ValueError(
-      "processor.image.backend='opencv' needs the package opencv-python-headless; install it, or "
-      "use backend='pil'"
-    ) from None
 
 
 class Processor:
@@ -135,40 +80,6 @@ def _text(example: Mapping[str, Any], field: str) -> str:
   return value
 
 
-def _picture(example: Mapping[str, Any], pixels: Pixels) -> Arrays:
-  record = str(example.get("id", ""))
-  if "image" not in example:
-    raise BadExample("has no field 'image'", record)
-  return dict(
-    image=pixels(example["image"], record)[None],
-    image_item=np.ones(1, np.int32),
-  )
-
-
-def _no_picture(pixels: Pixels, slots: int = 1) -> Arrays:
-  return dict(
-    image=np.zeros((slots, *pixels.size, 3), np.uint8),
-    image_item=np.zeros(slots, np.int32),
-  )
-
-
-def _listed(example: Mapping[str, Any], slots: int) -> list[Any]:
-  """The pictures of an example, 1 to `slots` of them."""
-  record = str(example.get("id", ""))
-  if "image" not in example:
-    raise BadExample("has no field 'image'", record)
-  found = example["image"]
-  if not isinstance(found, (list, tuple)):
-    many = isinstance(found, np.ndarray) and found.ndim == 4
-    found = list(found) if many else [found]
-  if not 1 <= len(found) <= slots:
-    raise BadExample(
-      f"has {len(found)} images, but processor.image.count={slots} and at least one is needed",
-      record,
-    )
-  return list(found)
-
-
 _GOOD = np.zeros((), np.int32)
 _BAD = np.ones((), np.int32)
 
@@ -222,14 +133,14 @@ class PrefixLM(Processor):
     )
 
   def _pictures(self, found: list[Any], record: str) -> Arrays:
-    out = _no_picture(self.pixels, self.images)
+    out = pixels_lib.none(self.pixels, self.images)
     for i, one in enumerate(found):
       out["image"][i] = self.pixels(one, record)
       out["image_item"][i] = i + 1
     return out
 
   def row(self, example, rng):
-    found, record = _listed(example, self.images), str(example.get("id", ""))
+    found, record = pixels_lib.listed(example, self.images), str(example.get("id", ""))
     try:
       packed = self._pack(_text(example, "prefix"), _text(example, "suffix"), len(found))
     except BadExample:
@@ -240,13 +151,13 @@ class PrefixLM(Processor):
 
   def prompt(self, example):
     """As a call, but without suffix: `read` = [last position of the prompt], K = 1."""
-    found, record = _listed(example, self.images), str(example.get("id", ""))
+    found, record = pixels_lib.listed(example, self.images), str(example.get("id", ""))
     packed = self._pack(_text(example, "prefix"), None, len(found))
     return {**self._pictures(found, record), **packed.arrays, "bad": _GOOD}
 
   def blank(self):
     packed = self._pack("", "", self.images)
-    arrays = {**_no_picture(self.pixels, self.images), **packed.arrays, "bad": _BAD}
+    arrays = {**pixels_lib.none(self.pixels, self.images), **packed.arrays, "bad": _BAD}
     # The tokens stay a valid short prompt: a row of padding only would give NaN in some softmax.
     items = np.arange(1, self.images + 1, dtype=np.int32)
     return {**arrays, "image_item": items, "weights": arrays["weights"] * 0}
@@ -295,7 +206,7 @@ class Seq2Seq(Processor):
       raise
     except ValueError as e:
       raise BadExample(str(e), str(example.get("id", ""))) from None
-    picture = _picture(example, self.pixels) if self.image_tokens else {}
+    picture = pixels_lib.one(example, self.pixels) if self.image_tokens else {}
     return {**picture, **packed.arrays, "bad": _GOOD}, packed.cut
 
   def row(self, example, rng):
@@ -308,7 +219,7 @@ class Seq2Seq(Processor):
   def blank(self):
     arrays = {**self._pack("", "").arrays, "bad": _BAD}
     if self.image_tokens:
-      arrays |= {**_no_picture(self.pixels), "image_item": np.ones(1, np.int32)}
+      arrays |= {**pixels_lib.none(self.pixels), "image_item": np.ones(1, np.int32)}
     return {**arrays, "weights": arrays["weights"] * 0}
 
 
@@ -338,16 +249,16 @@ class Contrastive(Processor):
 
   def row(self, example, rng):
     arrays, cut = self._pack(_text(example, "text"))
-    return {**_picture(example, self.pixels), **arrays, "bad": _GOOD}, cut
+    return {**pixels_lib.one(example, self.pixels), **arrays, "bad": _GOOD}, cut
 
   def prompt(self, example):
     """As a call, but either side may be missing: a black picture, an empty text."""
     there = "image" in example
-    picture = _picture(example, self.pixels) if there else _no_picture(self.pixels)
+    picture = pixels_lib.one(example, self.pixels) if there else pixels_lib.none(self.pixels)
     return {**picture, **self._pack(example.get("text", ""))[0], "bad": _GOOD}
 
   def blank(self):
-    arrays = {**_no_picture(self.pixels), **self._pack("")[0], "bad": _BAD}
+    arrays = {**pixels_lib.none(self.pixels), **self._pack("")[0], "bad": _BAD}
     return {**arrays, "image_item": np.ones(1, np.int32), "weights": arrays["weights"] * 0}
 
 
@@ -434,7 +345,7 @@ def make(
   count = image.pop("count", 1)
   if count != 1 and kind != "prefix_lm":
     raise ValueError(f"processor.image.count={count} is for kind='prefix_lm'; {kind!r} takes one")
-  pixels = Pixels(**image)
+  pixels = pixels_lib.Pixels(**image)
   text_len = cfg.get("text_len", 64)
   if kind == "contrastive":
     return Contrastive(pixels, tokenizer, text_len=text_len, grid=grid)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigvlm.processing import ops, processor, tf_resize
+from bigvlm.processing import ops, tf_resize
+from bigvlm.processing.pixels import Pixels
 from tests.parity import make_tf_resize
 
 with np.load(make_tf_resize.FILE) as file:
@@ -27,7 +28,7 @@ def test_pixels_are_tensorflows(n):
 def test_a_config_asks_for_them(tmp_path):
   image, want = GOLDEN["0/in"], GOLDEN["0/plain_op"]
   Image.fromarray(image).save(tmp_path / "a.png")
-  pixels = processor.Pixels(want.shape[:2], antialias=False, backend="tf")
+  pixels = Pixels(want.shape[:2], antialias=False, backend="tf")
   assert (pixels(tmp_path / "a.png") == want).mean() > 0.999
   assert (pixels(image[..., 0]) == want[..., :1]).mean() > 0.999  # Grey, as RGB.
   with pytest.raises(ValueError, match="backend='tf' resizes by method='bilinear' only"):
