@@ -99,12 +99,13 @@ def prefill(
   return logits, cache
 
 
-def start(module, params, batch, rng, *, max_new_tokens, eos, sampling, pad, samples) -> State:
+def start(
+  module, params, batch, rng, *, max_new_tokens, eos, sampling, pad, samples, seen=None
+) -> State:
   """Prefill and the first token; the arguments are those of `decode`."""
   logits, cache = prefill(module, params, batch, max_new_tokens, samples)
   rows, vocab = logits.shape
-  seen = None
-  if sampling.repetition_penalty != 1.0:
+  if sampling.repetition_penalty != 1.0 and seen is None:
     text = batch.text if batch.target is None else batch.target
     real = (text.mask.segment > 0) & (text.media_index < 0)
     marks = jnp.zeros((text.tokens.shape[0], vocab), bool)
@@ -136,7 +137,7 @@ def run(module, params, state: State, rng, until, *, eos, sampling, pad) -> Stat
       weights, last = jax.lax.optimization_barrier((params, last))
     logits, cache = module.apply({"params": weights}, last, s.cache, method="step")
     key = jax.random.fold_in(rng, s.n)
-    new, logp = sampling_lib.choose(logits, sampling, key, s.seen)
+    new, logp = sampling_lib.choose(logits, sampling, key, s.seen, s.n)
     new, logp = jnp.where(s.done, pad, new), jnp.where(s.done, 0.0, logp)
     out = Generated(
       jax.lax.dynamic_update_slice(s.out.tokens, new[:, None], (0, s.n)),
@@ -163,6 +164,7 @@ def decode(
   sampling: Sampling = GREEDY,
   pad: int | None = None,
   samples: int = 1,
+  seen: jax.Array | None = None,
 ) -> Generated:
   """Generates until every row has ended or `max_new_tokens` are made.
 
@@ -177,6 +179,8 @@ def decode(
     sampling: how a token is chosen.
     pad: what a row that has ended goes on with; by default its (first) end token.
     samples: answers to every row, from one prefill; those of a row lie side by side.
+    seen: bool [B * samples, V], tokens that a repetition penalty takes for used already; None =
+      the real tokens of the row.
 
   Returns:
     `Generated` with [B * samples, max_new_tokens].
@@ -192,6 +196,7 @@ def decode(
     sampling=sampling,
     pad=pad,
     samples=samples,
+    seen=seen,
   )
   return run(module, params, state, rng, max_new_tokens, eos=eos, sampling=sampling, pad=pad).out
 

@@ -1,13 +1,15 @@
 """How the next token is chosen from logits: greedy, or a sample from what the filters leave.
 
 The filters are those of transformers' `LogitsProcessor`s and run in its order: repetition
-penalty (arXiv 1909.05858), temperature, top-k, top-p (arXiv 1904.09751), min-p (arXiv 2407.01082).
+penalty (arXiv 1909.05858), tokens that are barred or forced, temperature, top-k, top-p (arXiv
+1904.09751), min-p (arXiv 2407.01082).
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 _NONE = -jnp.inf
 
@@ -23,6 +25,9 @@ class Sampling:
     min_p: keep tokens with at least this fraction of the largest probability; 0 = all.
     repetition_penalty: logits of tokens that are in the row already are divided by it where
       positive, multiplied where negative; 1 = off. Holds for greedy choices too.
+    barred: (first, end, tokens) each: those tokens are none of the new ones number `first` to
+      `end` - 1, the first being 0. Holds for greedy choices too.
+    forced: (number, tokens) each: that new token is one of those. Holds for greedy choices too.
 
   Raises:
     ValueError: a value out of its range.
@@ -33,6 +38,8 @@ class Sampling:
   top_p: float = 1.0
   min_p: float = 0.0
   repetition_penalty: float = 1.0
+  barred: tuple[tuple[int, int, tuple[int, ...]], ...] = ()
+  forced: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
   def __post_init__(self):
     wrong = {
@@ -50,17 +57,25 @@ class Sampling:
 GREEDY = Sampling()
 
 
-def filtered(logits: jax.Array, how: Sampling, seen: jax.Array | None = None) -> jax.Array:
+def filtered(
+  logits: jax.Array, how: Sampling, seen: jax.Array | None = None, number: jax.Array | int = 0
+) -> jax.Array:
   """Logits float32 [B, V] after the penalty, the temperature and the filters; -inf = left out.
 
   Args:
     logits: [B, V]. how: what to do.
     seen: bool [B, V], tokens that are in the row; needed for a penalty.
+    number: of the new token, from 0.
   """
   x = logits.astype(jnp.float32)
   if how.repetition_penalty != 1.0:
     penalised = jnp.where(x > 0, x / how.repetition_penalty, x * how.repetition_penalty)
     x = jnp.where(seen, penalised, x)
+  for first, end, tokens in how.barred:
+    out = (number >= first) & (number < end) & _marks(tokens, x)
+    x = jnp.where(out, _NONE, x)
+  for at, tokens in how.forced:
+    x = jnp.where((number == at) & ~_marks(tokens, x), _NONE, x)
   if how.temperature == 0.0:
     return x
   x = x / how.temperature
@@ -80,14 +95,23 @@ def filtered(logits: jax.Array, how: Sampling, seen: jax.Array | None = None) ->
   return x
 
 
+def _marks(tokens: tuple[int, ...], x: jax.Array) -> np.ndarray:
+  """bool [V]: which ids are among `tokens`."""
+  return np.isin(np.arange(x.shape[-1]), tokens)
+
+
 def choose(
-  logits: jax.Array, how: Sampling, rng: jax.Array, seen: jax.Array | None = None
+  logits: jax.Array,
+  how: Sampling,
+  rng: jax.Array,
+  seen: jax.Array | None = None,
+  number: jax.Array | int = 0,
 ) -> tuple[jax.Array, jax.Array]:
   """Next token int32 [B] of logits [B, V], and its log-probability float32 [B] under the model.
 
   The log-probability is that of the unfiltered logits, as `score` gives it.
   """
-  x = filtered(logits, how, seen)
+  x = filtered(logits, how, seen, number)
   if how.temperature == 0.0:
     token = _argmax(x)
   else:

@@ -162,6 +162,22 @@ def test_a_penalty_is_on_what_the_row_has(lm):
       ids.append(token)
 
 
+def test_tokens_are_barred_and_forced_where_their_number_says(lm):
+  plain = np.asarray(decode(lm, eos=(), n=4).tokens)
+  never, late = int(plain[0, 0]), int(plain[1, 1])
+  how = Sampling(barred=((0, 4, (never,)), (0, 2, (late,))), forced=((3, (2, 5)),))
+  got = np.asarray(decode(lm, sampling=how, eos=(), n=4).tokens)
+  for row, ids in enumerate(ROWS):
+    ids = list(ids)
+    for number, token in enumerate(got[row].tolist()):
+      logits = full_logits(lm, ids)[-1].copy()
+      logits[[never, late] if number < 2 else [never]] = -np.inf
+      if number == 3:
+        logits[np.delete(np.arange(VOCAB), [2, 5])] = -np.inf
+      assert token == int(np.argmax(logits))
+      ids.append(token)
+
+
 def test_a_stream_grows_to_the_same_tokens_and_stops_when_all_ended(lm):
   args = (lm[0], lm[2], prompts(ROWS), jax.random.key(0))
   parts = list(generate.stream(*args, max_new_tokens=5, eos=EOS, every=2))

@@ -3,7 +3,6 @@
 No pickle is ever opened: `.bin`, `.pt` and `.npz` files with objects are refused.
 """
 
-import json
 import math
 import pathlib
 import struct
@@ -14,6 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 import ml_dtypes
 import numpy as np
+
+from bigvlm.utils import jsons
 
 _DTYPES = {
   "F64": np.float64,
@@ -208,15 +209,19 @@ def _shards(path: pathlib.Path) -> list[pathlib.Path]:
     return [path]
   if not path.exists():
     raise FileNotFoundError(f"no checkpoint at {path}")
+  # Of both transformers reads the one file.
+  if (path / "model.safetensors").is_file():
+    return [path / "model.safetensors"]
   index = path / "model.safetensors.index.json"
   if index.is_file():
-    names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    places = jsons.read(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(n, str) for n in places.values()):
+      raise ValueError(f"{index} has no weight_map of tensors and files")
+    names = sorted(set(places.values()))
     missing = [n for n in names if not (path / n).is_file()]
     if missing:
       raise FileNotFoundError(f"{index} names {missing[0]}, which is not in {path}")
     return [path / n for n in names]
-  if (path / "model.safetensors").is_file():
-    return [path / "model.safetensors"]
   pickles = [f for suffix in _PICKLES for f in sorted(path.glob(f"*{suffix}"))]
   if pickles:
     raise ValueError(_pickled(pickles[0]))

@@ -66,7 +66,8 @@ def load(
 
   Raises:
     ValueError: tensors that are missing, left over (names the nearest), of another shape (names
-      both), an alias that is not its source's equal, or layers of several dtypes in one stack.
+      both) or no floating numbers, an alias that is not its source's equal, or layers of several
+      dtypes in one stack.
   """
   shapes = tree.flatten(abstract)
   bindings = ckpt_map.bind(shapes)
@@ -173,7 +174,12 @@ def _check(source: Source, origin: Origin, binding: Binding, layers: Mapping) ->
   want = _whole(binding, layers)
   for n, key in enumerate(binding.keys):
     name, row = split_row(key)
-    have = origin.specs[name].shape
+    have, kind = origin.specs[name]
+    if not jax.numpy.issubdtype(kind, np.floating):
+      raise ValueError(
+        f"{source.path}: {origin.names[name]} holds {kind}, but {' and '.join(binding.dsts)} of "
+        "this model wants floating numbers"
+      )
     if row is not None:
       full = (len(binding.keys), *want)
       if have != full:

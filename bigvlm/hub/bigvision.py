@@ -196,8 +196,8 @@ def _two_towers(cfg: Mapping, shapes: Shapes, where: str) -> System:
   )
   texts = {"proj.image_text.text_transformer": _text}
   text = names.lookup(f"{where}.text_model of big_vision", f.text_model, texts)
-  dims = f.out_dim if isinstance(f.out_dim, (list, tuple)) else (f.out_dim,) * 2
-  if len(dims) != 2 or dims == (None, None):
+  dims = (f.out_dim,) * 2 if isinstance(f.out_dim, int) else f.out_dim
+  if not isinstance(dims, (list, tuple)) or len(dims) != 2:
     raise ValueError(f"{where}.out_dim is an int or [image, text], not {f.out_dim!r}")
   encoder, fields, image = _image(
     f.image_model, f.image or {}, shapes, "params/img/", f"{where}.image", dims[0]

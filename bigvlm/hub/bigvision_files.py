@@ -243,7 +243,7 @@ def save(model: Any, file: str | pathlib.Path, dtype: str | None) -> None:
   Raises:
     ValueError: a path without `.npz`, or a model that big_vision does not have.
   """
-  path = pathlib.Path(file)
+  path, dtype = pathlib.Path(file), fields.cast(dtype)
   if path.suffix != ".npz":
     raise ValueError(f"save_npz writes a file that ends in .npz, not {path.name}")
   if model.npz is not None:

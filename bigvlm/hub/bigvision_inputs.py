@@ -44,7 +44,7 @@ def _pixels(given: Mapping[str, np.ndarray], frames: bool = False) -> Media:
   """`image` [B, H, W, 3] or, with `frames`, [B, F, H, W, 3] as slots."""
   want = "B H W 3 or B F H W 3" if frames else "B H W 3"
   x = _float(_need(given, "image"), "image", want)
-  if x.shape[-1] != 3:
+  if x.shape[-1] != 3 or not x.size:
     raise ValueError(f"image must be [{want}], not {list(x.shape)}")
   x = x if x.ndim == 5 else x[:, None]
   count = np.arange(1, x.shape[1] + 1, dtype=np.int32)

@@ -210,7 +210,11 @@ def generator(
 
 
 def _text(cfg: Mapping[str, Any]) -> tuple[dict, tuple, tuple, tuple, dict]:
-  """Decoder config, rules, tied tensors, carried tensors and end ids of a `text_config`."""
+  """Decoder config, rules, tied tensors, carried tensors and end ids of a `text_config`.
+
+  Raises:
+    ValueError: embeddings that are narrower or wider than the layers, which the queries go into.
+  """
   kind = cfg.get("model_type") or _DEFAULT
   if kind in t5.DECODERS:
     decoder = t5.DECODERS[kind](cfg) | dict(tied=True)  # Until the file says otherwise.
@@ -218,6 +222,11 @@ def _text(cfg: Mapping[str, Any]) -> tuple[dict, tuple, tuple, tuple, dict]:
     default, aliases, carry, ends = found.rules, found.tied, found.carry, t5.special_ids(cfg)
   else:
     decoder, default = texts.decoder(cfg, _DEFAULT), texts.under(cfg, "", _DEFAULT)
+    if decoder.get("embed_dim"):
+      raise ValueError(
+        f"config.json: text_config.word_embed_proj_dim {decoder['embed_dim']} is not hidden_size "
+        f"{decoder['width']}; only such is read here, where queries stand beside the embeddings"
+      )
     names = {rule.dst: rule.src for rule in default}
     aliases = ((names["decoder/head"], names["decoder/embedding"]),)
     carry, ends = (r".*\.rotary_emb\.inv_freq",), texts.special_ids({}, cfg, _DEFAULT)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from bigvlm import generate as generation
-from bigvlm.hub import encdec_inputs, fields, inputs, memory_media, packed_media, readers
+from bigvlm.hub import choosing, encdec_inputs, fields, inputs, memory_media, packed_media, readers
 from bigvlm.hub import media as media_lib
 from bigvlm.types import Batch, MaskSpec, Text
 
@@ -60,14 +60,13 @@ def _placed(
     text = encdec_inputs.encoder(words, given).replace(media_index=placed.index)
     target = encdec_inputs.target(model, given, len(words), last)
     return Batch(text, placed.media, extra=placed.extra, target=target), pictures, placed
-  axes = None
+  mask, axes = _like(words, given, "attention_mask"), None
   if options.get("positions") == "mrope":
     axes = packed_media.positions(model, given, tokens, pictures)
   if axes is not None:
     given.pop("position_ids", None)
   tokens = words
   types = given.get("token_type_ids")
-  mask = _like(tokens, given, "attention_mask")
   jumps = np.diff(given.get("position_ids", np.zeros((1, 0))), axis=-1) != 1
   if mask is None and not last and jumps.any():
     raise ValueError("position_ids that jump (packed rows) need an attention_mask beside them")
@@ -172,18 +171,24 @@ def _text(
 def lm(model: Any, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """A text model: `logits` [B, T, V]."""
   batch = lm_batch(model, given, False)
-  _room(model, batch)
+  room(model, batch)
   return {"logits": np.asarray(model.apply(batch).logits)}
 
 
-def _room(model: Any, batch: Batch, new: int = 1) -> None:
-  """Refuses a text that, `new` ids later, is longer than the decoder's table of positions."""
+def room(model: Any, batch: Batch, new: int = 1) -> int:
+  """How many of `new` ids behind a text the decoder's table of positions has room for.
+
+  Raises:
+    ValueError: none.
+  """
   rows = getattr(model.module.decoder, "posemb", 0)
-  if rows:
-    rows -= model.module.decoder.posemb_offset
-    end = int(batch.text.positions.max()) + new
-    if end > rows:
-      raise ValueError(f"the text has {end} positions with what is generated, the model has {rows}")
+  if not rows:
+    return new
+  rows -= model.module.decoder.posemb_offset
+  end = int(batch.text.positions.max()) + 1
+  if end > rows:
+    raise ValueError(f"the text has {end} positions, the model has {rows}")
+  return min(new, rows - end + 1)
 
 
 def vlm(model: Any, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -191,7 +196,7 @@ def vlm(model: Any, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
   `video_features` [N, D], every picture's rows in reading order, and `qformer_output` [n, L, D']
   where the connector shows it."""
   batch, pictures, placed = _placed(model, given, False)
-  _room(model, batch)
+  room(model, batch)
   out = model.apply(batch)
   found = {"logits": np.asarray(out.logits)}
   soft = None if out.soft is None else np.asarray(out.soft.x)
@@ -227,13 +232,13 @@ def memory(model: Any, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def ends(model: Any) -> tuple[tuple[int, ...], int | None]:
   """Ids that end a row, and what it is filled with afterwards.
 
-  From `generation_config.json` if that names an end, else from the config; without a pad id the
-  first end stands for it.
+  From `generation_config.json` if there is one, else from the config; without a pad id the first
+  end stands for it.
   """
   eos, pad = model.system.options.get("eos", ()), model.system.options.get("pad")
   cfg = fields.generation(model)
-  if cfg.get("eos_token_id") is not None:
-    eos, pad = fields.ids(cfg["eos_token_id"]), cfg.get("pad_token_id")
+  if cfg is not None:
+    eos, pad = fields.ids(cfg.get("eos_token_id")), cfg.get("pad_token_id")
   return eos, pad if pad is not None or not eos else eos[0]
 
 
@@ -245,7 +250,12 @@ def trim(ids: np.ndarray, eos: tuple[int, ...]) -> np.ndarray:
 
 
 def greedy(model: Any, given: Mapping[str, Any], max_new_tokens: int) -> np.ndarray:
-  """Continues every row of a model by its likeliest tokens, int32 [B, n]."""
+  """Continues every row of a model by its likeliest tokens, int32 [B, n].
+
+  Raises:
+    ValueError: bad inputs, rules of choosing that are not read (see `choosing.rules`), or a row
+      that goes on behind the last position that the model has.
+  """
   eos, pad = ends(model)
   tokens, options = given.get("input_ids"), model.system.options
   if tokens is None and "prompt" in options and given.get("pixel_values") is not None:
@@ -256,17 +266,29 @@ def greedy(model: Any, given: Mapping[str, Any], max_new_tokens: int) -> np.ndar
     # Without a mask the reference takes pad ids for padding, unless they also end a row.
     given = dict(given) | {"attention_mask": (np.asarray(tokens) != pad).astype(np.int32)}
   batch = BATCHES[model.system.inputs](model, given, True)
-  _room(model, batch, max_new_tokens)
+  count = room(model, batch, max_new_tokens)
+  # What the reference takes for the row so far: of an encoder-decoder what its decoder reads.
+  row, mask = np.asarray(given["input_ids"]), given.get("attention_mask")
+  if batch.target is not None:
+    row, mask = batch.target.tokens, None
+  how, seen = choosing.rules(model, eos, row.shape[1], max_new_tokens), None
+  if how.repetition_penalty != 1.0:
+    decoder = model.module.decoder
+    seen = choosing.used(row, mask, getattr(decoder, "out_vocab", 0) or decoder.vocab)
   module, params, batch = model.decoding(batch)
-  ids = generation.generate(
+  ids = generation.decode(
     module,
     params,
     batch,
     jax.random.key(0),
-    max_new_tokens=max_new_tokens,
+    max_new_tokens=count,
     eos=eos,
+    sampling=how,
     pad=0 if pad is None else pad,
-  )
+    seen=seen,
+  ).tokens
+  if count < max_new_tokens and not np.isin(ids, eos).any(axis=1).all():
+    raise ValueError(f"the table of positions has room for {count} of {max_new_tokens} new tokens")
   return trim(np.asarray(ids), eos)
 
 

@@ -75,7 +75,11 @@ def _map(text: Mapping[str, Any], connector: tuple[Rule, ...]) -> CkptMap:
       *rules.under((*_TOWER, *connector, *inner), "model.", ""),
       *(r for r in body if r.src.startswith(head)),
     ),
-    rename=((r"^model\.vision_model\.(?!vision_model\.)", "model.vision_model.vision_model."),),
+    rename=(
+      # Files of the model without a head begin one level below.
+      (r"^(?=aligner\.|language_model\.|(high_res_)?vision_)", "model."),
+      (r"^model\.vision_model\.(?!vision_model\.)", "model.vision_model.vision_model."),
+    ),
     tied=(("lm_head.weight", "model.language_model.embed_tokens.weight"),),
     carry=(r"model\.vision_model\.vision_model\.head\..*", *clip.BUFFERS, *gemma.BUFFERS),
   )
@@ -131,7 +135,7 @@ def _system(cfg: Mapping[str, Any], fine: Mapping[str, Any] | None) -> System:
   text = fields.sub(cfg, "text_config")
   encoder, image_size = paligemma.tower(fields.sub(cfg, "vision_config"), {})
   top = fields.fields(cfg, image_token_id=100_015, tie_word_embeddings=True)
-  decoder = texts.decoder(text) | dict(tied=top.tie_word_embeddings)
+  decoder = texts.body(text) | dict(tied=top.tie_word_embeddings)
   encoders, connector = dict(image=encoder), dict(kind="mlp")
   options = dict(image_token=top.image_token_id) | texts.special_ids(cfg, text)
   if fine is not None:

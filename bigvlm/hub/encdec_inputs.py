@@ -95,8 +95,9 @@ def _shifted(labels: np.ndarray, start: int, pad: int) -> np.ndarray:
 
 def _start(model: Any) -> int:
   """The decoder's first token: that of `generation_config.json`, else of the config."""
-  start = fields.generation(model).get("decoder_start_token_id")
-  return model.system.options["start"] if start is None else start
+  cfg = fields.generation(model) or {}
+  starts = (cfg.get("decoder_start_token_id"), cfg.get("bos_token_id"))
+  return next((i for i in starts if i is not None), model.system.options["start"])
 
 
 KINDS = {"text_encoder": encoded}

@@ -5,42 +5,31 @@ Version 5 writes `dtype` and `rope_parameters`; version 4 wrote `torch_dtype`, `
 transformers 5.23.0, which each family states.
 """
 
-import json
-import pathlib
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from bigvlm.utils import names
+import numpy as np
 
+from bigvlm.utils import names
+from bigvlm.utils.jsons import read as read_json
+
+DTYPES = ("bfloat16", "float16", "float32")  # Of parameters and of the computation.
 # transformers' names of activations -> `layers.mlp.ACTIVATIONS`.
 ACTIVATIONS = {
   "gelu": "gelu",
   "gelu_pytorch_tanh": "gelu_tanh",
   "gelu_new": "gelu_tanh",
   "gelu_fast": "gelu_tanh",
+  "gelu_python": "gelu",
+  "gelu_python_tanh": "gelu_tanh",
+  "gelu_accurate": "gelu_tanh",
   "quick_gelu": "quick_gelu",
   "silu": "silu",
   "swish": "silu",
   "relu": "relu",
   "relu2": "relu2",
 }
-
-
-def read_json(path: str | pathlib.Path) -> dict[str, Any]:
-  """A JSON file that holds an object.
-
-  Raises:
-    ValueError: it is no JSON object; names the file and the line.
-  """
-  path = pathlib.Path(path)
-  try:
-    value = json.loads(path.read_text("utf-8"))
-  except (json.JSONDecodeError, UnicodeDecodeError) as e:
-    raise ValueError(f"{path} is not JSON: {e}") from None
-  if not isinstance(value, dict):
-    raise ValueError(f"{path} holds a {type(value).__name__}, not an object")
-  return value
 
 
 def fields(cfg: Mapping[str, Any], **defaults: Any) -> SimpleNamespace:
@@ -69,19 +58,38 @@ def dtype(cfg: Mapping[str, Any]) -> str | None:
   return None if found is None else str(found).removeprefix("torch.")
 
 
+def cast(value: Any) -> str | None:
+  """The name of a dtype that a caller asked for; None if for none.
+
+  Raises:
+    ValueError: one that parameters cannot have.
+  """
+  try:
+    name = None if value is None else str(np.dtype(value))
+  except TypeError:
+    name = str(value)
+  if name is not None and name not in DTYPES:
+    raise ValueError(names.unknown("dtype", name, DTYPES))
+  return name
+
+
 def size(value: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
-  """(height, width) of an `image_size` or `patch_size`, an int or a pair."""
-  if isinstance(value, int):
-    return value, value
-  height, width = value
-  return int(height), int(width)
+  """(height, width) of an `image_size` or `patch_size`, an int or a pair.
+
+  Raises:
+    ValueError: anything else.
+  """
+  pair = [value, value] if isinstance(value, int) else value
+  if not isinstance(pair, (list, tuple)) or len(pair) != 2 or min(pair) < 1:
+    raise ValueError(f"a size is a number of pixels or [height, width], not {value!r}")
+  return int(pair[0]), int(pair[1])
 
 
-def generation(model: Any) -> dict[str, Any]:
-  """`generation_config.json` of a `HubModel`; empty without one, or where it is not the model's."""
+def generation(model: Any) -> dict[str, Any] | None:
+  """`generation_config.json` of a `HubModel`; None without one, or where it is not the model's."""
   path = None if model.directory is None else model.directory / "generation_config.json"
   counts = model.system.options.get("generation_config", True)
-  return read_json(path) if counts and path is not None and path.is_file() else {}
+  return read_json(path) if counts and path is not None and path.is_file() else None
 
 
 def with_size(cfg: Mapping[str, Any], size: tuple[int, int], patch: int) -> dict[str, Any]:
@@ -129,7 +137,14 @@ def ends(cfg: Mapping[str, Any], eos: Any = None, pad: int | None = None) -> dic
 
 
 def ids(value: int | list[int] | None) -> tuple[int, ...]:
-  """Token ids of a field that holds none, one or several."""
+  """Token ids of a field that holds none, one or several.
+
+  Raises:
+    ValueError: something else.
+  """
   if value is None:
     return ()
-  return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+  found = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+  if not all(isinstance(n, int) for n in found):
+    raise ValueError(f"token ids are one whole number or several, not {value!r}")
+  return found

@@ -3,7 +3,8 @@
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import xxhash
@@ -13,6 +14,7 @@ from bigvlm.hub.fields import read_json
 
 DIGESTS = "digests.json"
 _SHARD = 5 * 10**9  # Bytes of tensors in a file, as the hub has them.
+_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _COMPANIONS = (
   "generation_config.json",
   "preprocessor_config.json",
@@ -44,6 +46,19 @@ def publish(staged: pathlib.Path, target: pathlib.Path) -> None:
   os.umask(mask)
   os.chmod(staged, 0o666 & ~mask)
   os.replace(staged, target)
+
+
+def clear(directory: pathlib.Path, written: Collection[str]) -> None:
+  """Removes the weights that lay in a directory before: the index first, then shards or the file.
+
+  Args:
+    directory: of a checkpoint. written: names of the files that are of it now.
+  """
+  index = directory / "model.safetensors.index.json"
+  for file in (index, *sorted(directory.glob("model*.safetensors"))):
+    ours = file == index or _WEIGHTS.fullmatch(file.name)
+    if ours and file.name not in written:
+      file.unlink(missing_ok=True)
 
 
 def digest(x: np.ndarray) -> str:

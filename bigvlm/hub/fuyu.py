@@ -29,7 +29,7 @@ def fuyu(cfg: Mapping[str, Any]) -> System:
   inner = cfg.get("text_config")
   if inner is None:
     inner = {key: cfg[key] for key in _TEXT if key in cfg}
-  decoder = texts.decoder(inner, "persimmon") | dict(tied=top.tie_word_embeddings)
+  decoder = texts.body(inner, "persimmon") | dict(tied=top.tie_word_embeddings)
   patch = fields.patch(cfg, 30)
   model = dict(
     kind="vlm",

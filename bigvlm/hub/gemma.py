@@ -5,7 +5,8 @@ from typing import Any
 
 from bigvlm.ckpt import rules
 from bigvlm.ckpt.rules import CkptMap, Rule
-from bigvlm.hub import fields
+from bigvlm.hub import fields, tying
+from bigvlm.hub import rotary as rotary_lib
 from bigvlm.hub.system import System
 from bigvlm.utils import names
 
@@ -47,26 +48,26 @@ _TIED = (("lm_head.weight", "model.embed_tokens.weight"),)
 _MAPS = {kind: CkptMap(r, tied=_TIED, carry=BUFFERS) for kind, r in RULES.items()}
 
 
-def rotary(given: Mapping[str, Any], base: float) -> tuple[float, float]:
-  """Base and scale of a set of rotary parameters.
-
-  Args:
-    given: `rope_parameters` or `rope_scaling`. base: when it names none.
-
-  Raises:
-    ValueError: a kind of scaling other than "linear".
-  """
-  kind = given.get("rope_type") or given.get("type") or "default"
-  if kind not in ("default", "linear"):
-    raise ValueError(names.unknown("rope_type in config.json", kind, ("default", "linear")))
-  scale = float(given["factor"]) if kind == "linear" else 1.0
-  return float(given.get("rope_theta") or base), scale
-
-
-def _one_rotary(cfg: Mapping[str, Any]) -> tuple[float, float]:
-  """Base and scale of a config with one set for all layers, in either style."""
-  given = cfg.get("rope_scaling") or cfg.get("rope_parameters") or {}
-  return rotary(given, cfg.get("rope_theta") or 10_000.0)
+def _rotaries(cfg: Mapping[str, Any], head_dim: int, types: Sequence[str]) -> dict[str, Any]:
+  """Fields of a decoder whose kinds of layers have rotary embeddings of their own."""
+  nested = cfg.get("rope_parameters") or {}
+  # Version 4 scaled the layers that see everything and no others.
+  whole = {**(nested.get("full_attention") or {}), **(cfg.get("rope_scaling") or {})}
+  local = nested.get("sliding_attention") or {}
+  longest = fields.fields(cfg, max_position_embeddings=131_072).max_position_embeddings
+  made = {}
+  for name, given, base in (
+    ("full_attention", whole, cfg.get("rope_theta") or 1_000_000.0),
+    ("sliding_attention", local, cfg.get("rope_local_base_freq") or 10_000.0),
+  ):
+    # The reference looks for `truncate` where no kind of layers has it.
+    own = {k: v for k, v in given.items() if k != "truncate"}
+    made[name] = rotary_lib.rotary({"rope_parameters": own}, head_dim, theta=base, length=longest)
+  found = [made[t] for t in types]
+  out = dict(rope_bases=tuple(f["rope_base"] for f in found))
+  out |= dict(rope_scales=tuple(f["rope_scales"][0] for f in found))
+  stretched = {str(n): f["rotary"] for n, f in enumerate(found) if f["rotary"]}
+  return out | (dict(rotaries=stretched) if stretched else {})
 
 
 def _windows(f: Any, types: Sequence[str]) -> tuple[int, ...]:
@@ -125,8 +126,7 @@ def gemma_decoder(cfg: Mapping[str, Any]) -> dict[str, Any]:
   )
   # The first release said "gelu" and meant its approximation.
   act = "gelu_pytorch_tanh" if f.hidden_act == "gelu" else f.hidden_act
-  base, scale = _one_rotary(cfg)
-  return _decoder(f, act) | dict(rope_base=base, rope_scales=(scale,))
+  return _decoder(f, act) | rotary_lib.rotary(cfg, f.head_dim, length=8192)
 
 
 def _gemma2_fields(cfg: Mapping[str, Any], **more: Any) -> Any:
@@ -151,15 +151,13 @@ def gemma2_decoder(cfg: Mapping[str, Any]) -> dict[str, Any]:
     cfg, vocab_size=256_000, final_logit_softcapping=30.0, attn_logit_softcapping=50.0
   )
   types = _layer_types(cfg, f.num_hidden_layers, 2)
-  base, scale = _one_rotary(cfg)
   return _decoder(f, f.hidden_activation) | dict(
     query_scale=f.query_pre_attn_scalar**-0.5,
     windows=_windows(f, types),
-    rope_base=base,
-    rope_scales=(scale,) * len(types),
     post_norms=True,
     attn_softcap=f.attn_logit_softcapping or 0.0,
     final_softcap=f.final_logit_softcapping or 0.0,
+    **rotary_lib.rotary(cfg, f.head_dim, length=8192, layers=len(types)),
   )
 
 
@@ -179,22 +177,13 @@ def gemma3_decoder(cfg: Mapping[str, Any]) -> dict[str, Any]:
   if f.use_bidirectional_attention:
     raise ValueError("config.json: use_bidirectional_attention is not supported for Gemma 3")
   types = _layer_types(cfg, f.num_hidden_layers, f.sliding_window_pattern)
-  nested = cfg.get("rope_parameters") or {}
-  # Version 4 scaled the layers that see everything and no others.
-  whole = {**(nested.get("full_attention") or {}), **(cfg.get("rope_scaling") or {})}
-  local = nested.get("sliding_attention") or {}
-  ropes = {
-    "full_attention": rotary(whole, cfg.get("rope_theta") or 1_000_000.0),
-    "sliding_attention": rotary(local, cfg.get("rope_local_base_freq") or 10_000.0),
-  }
   return _decoder(f, f.hidden_activation) | dict(
     query_scale=f.query_pre_attn_scalar**-0.5,
     windows=_windows(f, types),
-    rope_bases=tuple(ropes[t][0] for t in types),
-    rope_scales=tuple(ropes[t][1] for t in types),
     qk_norm=True,
     post_norms=True,
     final_softcap=f.final_logit_softcapping or 0.0,
+    **_rotaries(cfg, f.head_dim, types),
   )
 
 
@@ -213,7 +202,7 @@ def special_ids(cfg: Mapping[str, Any], text: Mapping[str, Any]) -> dict[str, An
 
 def _system(kind: str, cfg: Mapping[str, Any]) -> System:
   model = dict(kind="lm", decoder=DECODERS[kind](cfg))
-  return System(model, _MAPS[kind], "lm", options=special_ids(cfg, cfg))
+  return System(model, _MAPS[kind], "lm", options=special_ids(cfg, cfg), refine=tying.refine)
 
 
 def gemma(cfg: Mapping[str, Any]) -> System:

@@ -145,6 +145,8 @@ class Human:
       ValueError: as `generate`; options that do not go together.
     """
     self._kind("generate", *_DECODERS)
+    if max_new_tokens < 1:
+      raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
     found: list[list[answering.Answer]] = []
     for n, (rows, count) in enumerate(_batches(_paired(images, prompts), batch_size)):
       given = self.prompt_inputs(rows)
@@ -336,6 +338,9 @@ def media_of(given: Any) -> list[Any]:
 def _strings(name: str, given: Sequence[str]) -> list[str]:
   if isinstance(given, str):
     raise ValueError(f"{name} is one string; give a list of them")
+  for n, one in enumerate(given):
+    if not isinstance(one, str):
+      raise ValueError(f"{name}[{n}] is a {type(one).__name__}, not a string")
   return list(given)
 
 

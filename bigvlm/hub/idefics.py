@@ -59,6 +59,8 @@ _TIED = (
   ("lm_head.weight", "model.embed_tokens.weight"),
   ("lm_head.additional_fc.weight", "model.embed_tokens.additional_embedding.weight"),
 )
+# Files of the model without a head begin one level below.
+_RENAME = ((r"^(?!model\.|lm_head\.)", "model."),)
 # The norm of a pooled token that nobody reads, and buffers of old versions.
 _CARRY = (
   r"model\.vision_model\.post_layernorm\..*",
@@ -72,7 +74,7 @@ def _map(gate: str) -> CkptMap:
   kinds = (("alpha_cross_attn", "gate_cross"), ("alpha_dense", "gate2"))
   gates = tuple(Rule(src, dst, gate) for src, dst in kinds)
   gates = rules.under(gates, "model.gated_cross_attn_layers.{i}.", "decoder/blocks/*[cross]/")
-  return CkptMap((*_RULES, *gates), tied=_TIED, carry=_CARRY)
+  return CkptMap((*_RULES, *gates), _RENAME, _TIED, _CARRY)
 
 
 _MAPS = {"float": _map(""), "vector": _map("1 1 d -> d")}

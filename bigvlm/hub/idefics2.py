@@ -41,7 +41,7 @@ def idefics2(cfg: Mapping[str, Any]) -> System:
     text = dict(max_position_embeddings=4096 * 8, rms_norm_eps=1e-5, pad_token_id=0)
   top = fields.fields(cfg, image_token_id=32_001, tie_word_embeddings=False)
   encoder, image_size = idefics3.tower(fields.sub(cfg, "vision_config"))
-  decoder = texts.decoder(text, "mistral") | dict(tied=top.tie_word_embeddings)
+  decoder = texts.body(text, "mistral") | dict(tied=top.tie_word_embeddings)
   connector = _resampler(fields.sub(cfg, "perceiver_config"), decoder)
   model = dict(kind="vlm", encoders=dict(image=encoder), connector=connector, decoder=decoder)
   options = dict(image_token=top.image_token_id, media="padded", whole_patches=True)

@@ -9,6 +9,8 @@ from bigvlm.hub import clip, fields, gemma, texts, tying
 from bigvlm.hub.system import System
 
 TOWER = rules.under(clip.SIGLIP_VISION, "model.vision_model.", "encoders/image/")
+# Files of the model without a head begin one level below.
+_RENAME = ((r"^(?=(vision_model|connector|text_model)\.)", "model."),)
 _CONNECTOR = rules.linear("model.connector.modality_projection.proj", "connector/linear")
 
 
@@ -18,6 +20,7 @@ def checkpoint(
   """The map of a tower, a connector and a text model, as Idefics 2 and 3 name them."""
   return CkptMap(
     (*TOWER, *connector, *texts.beside(text, "model.text_model.", default)),
+    _RENAME,
     tied=(("lm_head.weight", "model.text_model.embed_tokens.weight"),),
     carry=(*clip.BUFFERS, *gemma.BUFFERS),
   )
@@ -44,10 +47,12 @@ def _system(cfg: Mapping[str, Any], **options: Any) -> System:
   text = dict(rms_norm_eps=1e-5) if text is None else text
   top = fields.fields(cfg, image_token_id=128_257, tie_word_embeddings=False, scale_factor=2)
   encoder, image_size = tower(vision, hidden_size=1152, num_attention_heads=16)
-  decoder = texts.decoder(text) | dict(tied=top.tie_word_embeddings)
+  decoder = texts.body(text) | dict(tied=top.tie_word_embeddings)
   connector = dict(kind="pixel_shuffle", factor=top.scale_factor, bias=False)
   model = dict(kind="vlm", encoders=dict(image=encoder), connector=connector, decoder=decoder)
-  options |= dict(image_token=top.image_token_id, media="padded") | texts.special_ids(cfg, text)
+  # The reference fills rows with the text model's pad id, whatever is written beside it.
+  outer = {key: value for key, value in cfg.items() if key != "pad_token_id"}
+  options |= dict(image_token=top.image_token_id, media="padded") | texts.special_ids(outer, text)
   ckpt = checkpoint(text, _CONNECTOR)
   return System(model, ckpt, "vlm", image_size, options=options, refine=tying.refine)
 

@@ -3,6 +3,9 @@
 All arrays are NumPy. A kind is a function (model, inputs) -> outputs; `KINDS` is the table.
 """
 
+import copy
+import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +16,26 @@ from bigvlm.utils import names
 
 # What a forward pass of transformers may be given and has no meaning here.
 _IGNORED = ("interpolate_pos_encoding", "return_dict", "use_cache", "return_loss")
+
+
+def numbers(inputs: Mapping[str, Any]) -> dict[str, np.ndarray | None]:
+  """What a call was given as NumPy arrays; None stays.
+
+  Raises:
+    ValueError: no mapping, or a value that is no array of numbers; names it.
+  """
+  if not isinstance(inputs, Mapping):
+    raise ValueError(f"the inputs are a dict of arrays, not a {type(inputs).__name__}")
+  out: dict[str, np.ndarray | None] = {}
+  for key, value in inputs.items():
+    try:
+      out[key] = None if value is None else np.asarray(value)
+    except ValueError:
+      raise ValueError(f"{key} has rows of different lengths") from None
+    x = out[key]
+    if x is not None and x.dtype.kind not in "biufV":  # V: of ml_dtypes.
+      raise ValueError(f"{key} is no array of numbers, but of {x.dtype}")
+  return out
 
 
 def take(inputs: Mapping[str, Any], *known: str) -> dict[str, np.ndarray]:
@@ -31,8 +54,12 @@ def take(inputs: Mapping[str, Any], *known: str) -> dict[str, np.ndarray]:
 
 
 def media(pixels: np.ndarray) -> Media:
-  """`pixel_values` [B, 3, H, W] as one slot a row."""
-  if pixels.ndim != 4 or pixels.shape[1] != 3:
+  """`pixel_values` [B, 3, H, W] as one slot a row.
+
+  Raises:
+    ValueError: another shape, or no image.
+  """
+  if pixels.ndim != 4 or pixels.shape[1] != 3 or not len(pixels):
     raise ValueError(f"pixel_values must be [B, 3, H, W], not {list(pixels.shape)}")
   x = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))[:, None].astype(np.float32)
   return Media(x, np.ones(x.shape[:2], np.int32))
@@ -90,10 +117,13 @@ def ids(tokens: np.ndarray, vocab: int, name: str = "input_ids") -> np.ndarray:
   """Token ids as int32 [B, T].
 
   Raises:
-    ValueError: not of that shape, or an id outside the vocabulary (names row and place).
+    ValueError: not of that shape, empty, not integers, or an id outside the vocabulary (names row
+      and place).
   """
-  if tokens.ndim != 2:
+  if tokens.ndim != 2 or not tokens.size:
     raise ValueError(f"{name} must be [B, T], not {list(tokens.shape)}")
+  if tokens.dtype.kind not in "iu":
+    raise ValueError(f"{name} must be integers, not {tokens.dtype}")
   bad = (tokens < 0) | (tokens >= vocab)
   if bad.any():
     row, at = np.argwhere(bad)[0]
@@ -110,8 +140,13 @@ def text(tokens: np.ndarray, mask: np.ndarray | None, ar: np.ndarray | int, read
     tokens: int32 [B, T]. mask: [B, T], 0 = padding, on whichever side; None = none.
     ar: [B, T] or a number, 1 where a token must not be seen by those before it.
     read: int32 [B, K]; None = every position.
+
+  Raises:
+    ValueError: a mask of another shape.
   """
   rows, length = tokens.shape
+  if mask is not None and mask.shape != tokens.shape:
+    raise ValueError(f"attention_mask is {list(mask.shape)}, but input_ids is {list(tokens.shape)}")
   mask = np.ones_like(tokens) if mask is None else (mask > 0).astype(np.int32)
   order = np.maximum(np.cumsum(mask, axis=1) - 1, 0).astype(np.int32)
   block = np.cumsum(np.broadcast_to(ar, tokens.shape) * mask, axis=1).astype(np.int32)
@@ -136,10 +171,32 @@ def arrays(text: Text, prefix: str = "") -> dict[str, np.ndarray]:
   return {prefix + k: np.asarray(v[0]) for k, v in found.items() if v is not None}
 
 
+def _resizing(model: Any, inputs: Mapping[str, Any]) -> Any:
+  """The model for images to whose size its table is resized, where that was asked for: the
+  reference then takes the table for a square one, whatever shape the config's images have.
+
+  Raises:
+    ValueError: a table whose number of rows is not a square.
+  """
+  asked, tower = inputs.get("interpolate_pos_encoding"), model.module.encoders["image"]
+  height, width = tower.grid(*model.system.image_size)
+  if asked is None or not np.all(asked) or height == width:
+    return model
+  side = math.isqrt(height * width)
+  if side**2 != height * width:
+    raise ValueError(
+      f"interpolate_pos_encoding: the table is of {height}x{width} positions, whose number is not "
+      "a square; the reference cannot resize such a table"
+    )
+  found = copy.copy(model)
+  found.system = dataclasses.replace(model.system, image_size=(side * tower.patch,) * 2)
+  return found
+
+
 def encoder(model: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """An encoder alone: `last_hidden_state` [B, N, D] and `pooler_output` [B, D], or `logits`."""
   given = take(inputs, *_image_inputs(model))
-  out = model.apply(Batch(None, _images(model, given)))
+  out = _resizing(model, inputs).apply(Batch(None, _images(model, given)))
   pooled = out.heads.get("image")
   if model.system.options.get("classifier"):
     return {"logits": np.asarray(pooled)}
@@ -150,6 +207,8 @@ def encoder(model: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def dual(model: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """A dual encoder: embeddings and logits of every image with every text, in any numbers."""
   given = take(inputs, "input_ids", "attention_mask", "position_ids", *_image_inputs(model))
+  if not {"pixel_values", "input_ids"} & set(given):
+    raise ValueError("the inputs lack both pixel_values and input_ids")
   out = {}
   if "pixel_values" in given:
     heads = model.apply(Batch(None, _images(model, given))).heads

@@ -143,7 +143,7 @@ def internvl(cfg: Mapping[str, Any]) -> System:
   if factor * top.downsample_ratio != 1:
     raise ValueError(f"config.json: downsample_ratio {top.downsample_ratio} is not 1 / n")
   encoder, image_size, unread = tower(fields.sub(cfg, "vision_config"), top.vision_feature_layer)
-  decoder = texts.decoder(text, "qwen2") | dict(tied=top.tie_word_embeddings)
+  decoder = texts.body(text, "qwen2") | dict(tied=top.tie_word_embeddings)
   connector = dict(
     kind="pixel_shuffle",
     factor=factor,

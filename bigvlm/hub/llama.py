@@ -6,7 +6,7 @@ from typing import Any
 
 from bigvlm.ckpt import rules
 from bigvlm.ckpt.rules import CkptMap, Rule
-from bigvlm.hub import fields
+from bigvlm.hub import fields, tying
 from bigvlm.hub.rotary import rotary
 from bigvlm.hub.system import System
 from bigvlm.layers import blocks
@@ -160,7 +160,7 @@ ENDS = {"llama": (2, None), "mistral": (2, None), "qwen2": (None, None)}
 
 def _system(kind: str, cfg: Mapping[str, Any]) -> System:
   model = dict(kind="lm", decoder=DECODERS[kind](cfg))
-  return System(model, _MAP, "lm", options=fields.ends(cfg, *ENDS[kind]))
+  return System(model, _MAP, "lm", options=fields.ends(cfg, *ENDS[kind]), refine=tying.refine)
 
 
 def llama(cfg: Mapping[str, Any]) -> System:

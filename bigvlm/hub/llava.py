@@ -88,7 +88,7 @@ def system(
     options: of the inputs.
   """
   inner = fields.sub(cfg, "text_config")
-  decoder = texts.decoder(inner, text)
+  decoder = texts.body(inner, text)
   top = fields.fields(cfg, tie_word_embeddings=False)
   decoder["tied"] = top.tie_word_embeddings or ties and decoder["tied"]
   names = {"image": "vision_tower"} if names is None else names

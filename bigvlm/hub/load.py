@@ -1,10 +1,11 @@
 """`bigvlm.load`: a model from the hub, a directory, a workdir or the zoo."""
 
+import contextlib
 import copy
 import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -38,7 +39,7 @@ def load(
   res: int | tuple[int, int] | None = None,
   init: str | None = "checkpoint",
   verify: str = "full",
-  excuse: tuple[str, ...] = (),
+  excuse: str | Sequence[str] = (),
   config: Any = None,
 ) -> api.Model:
   """Loads a model.
@@ -50,12 +51,13 @@ def load(
       or a directory with one.
     dtype: of the parameters and of the computation; None = those of the files (an `.npz` is
       computed with in float32, as big_vision does).
-    mesh: where the parameters go; None = the first device.
+    mesh: where the parameters go, cut over its axes `fsdp` and `tensor`; one of any other name than
+      `data` is taken for `fsdp`. None = the first device.
     res: image size in pixels, or (height, width): position tables are resampled to it.
     init: None = random weights, for a zoo name only.
     verify: "full", "sample" or "off": how much of a checkpoint that we wrote is compared with its
       digests.
-    excuse: regexes of stored tensors that may be there without a use.
+    excuse: regexes of stored tensors that may be there without a use, or one.
     config: big_vision's model config of an `.npz` (`model_name`, `model`), a mapping or the path of
       a JSON file; None = `config.json` beside it, or that of a released name.
 
@@ -68,28 +70,57 @@ def load(
     FileNotFoundError: no such path.
   """
   jaxcache.enable()
+  dtype = fields.cast(dtype)
+  if mesh is not None:
+    if not isinstance(mesh, Mesh):
+      raise ValueError(f"mesh= is a jax.sharding.Mesh, not {mesh!r}")
+    mesh = meshes.named(mesh)
   if init is None:
     return _random(str(name), dtype, mesh)
   if init != "checkpoint":
     raise ValueError(f"init is 'checkpoint' or None (random weights), not {init!r}")
-  directory = resolve(name)
+  directory = resolve(name).absolute()  # Some of its files are read later, wherever we are then.
   if is_run(directory):
     return _run(directory, dtype, mesh, res)
-  system, source = describe(directory, config)
+  with _sense(directory):
+    system, source = describe(directory, config)
   npz = source if isinstance(source, bigvision_files.Adapted) else None
   files.verify(source, directory, verify)
   compute = dtype or ("float32" if npz else _stored_dtype(source))
   config = plain_config(system, compute)
   mesh = mesh or _one_device()
-  module = build.model(config["model"], dtype=config["dtype"])
-  abstract = zoo.abstract_params(config)
+  with _sense(directory):
+    module = build.model(config["model"], dtype=config["dtype"])
+    abstract = zoo.abstract_params(config)
   layout = sharding.shardings(abstract, mesh)
   params, origin = transfer.load(
-    system.map, source, abstract, shardings=layout, dtype=dtype, excuse=excuse
+    system.map, source, abstract, shardings=layout, dtype=dtype, excuse=_patterns(excuse)
   )
   cfg = None if npz else fields.read_json(directory / "config.json")
   model = HubModel(config, module, params, None, mesh, system, origin, directory, dtype, cfg, npz)
   return model if res is None else resized(model, fields.size(res))
+
+
+def _patterns(excuse: str | Sequence[str]) -> tuple[str, ...]:
+  """Regexes of what is excused; raises ValueError for one that is none."""
+  found = (excuse,) if isinstance(excuse, str) else tuple(excuse)
+  for pattern in found:
+    try:
+      re.compile(pattern)
+    except re.error as e:
+      raise ValueError(f"excuse={pattern!r} is no regex: {e}") from None
+  return found
+
+
+@contextlib.contextmanager
+def _sense(directory: pathlib.Path) -> Iterator[None]:
+  """Makes one line of what a config raises whose values are no sizes, names or objects."""
+  try:
+    yield
+  except (ArithmeticError, AttributeError, LookupError, StopIteration, TypeError) as e:
+    raise ValueError(
+      f"the config of {directory} describes no model that can be built: {_first_line(e)}"
+    ) from e
 
 
 def resolve(name: str | pathlib.Path) -> pathlib.Path:
@@ -111,7 +142,8 @@ def _locate(name: str | pathlib.Path) -> pathlib.Path | str:
   text = str(name)
   if text.startswith("hf:") or _HUB_ID.fullmatch(text):
     return text.removeprefix("hf:")
-  if text.startswith(("/", "./", "../", "~")):
+  file = pathlib.PurePath(text).suffix in (".npz", ".safetensors")
+  if file or text.startswith(("/", "./", "../", "~")) or "/" in text.partition(":")[0]:
     raise FileNotFoundError(f"no checkpoint at {text}")
   source = zoo.load_config(text).init.source
   if not source:

@@ -15,6 +15,7 @@ from bigvlm.ckpt import transfer
 from bigvlm.hub import (
   bigvision_files,
   bigvision_inputs,
+  bodies,
   decoding,
   encdec_inputs,
   human,
@@ -29,7 +30,7 @@ from bigvlm.parallel import mesh as meshes
 from bigvlm.types import Batch, Outputs
 
 _KINDS = inputs.KINDS | decoding.KINDS | bigvision_inputs.KINDS | matching_inputs.KINDS
-_KINDS |= encdec_inputs.KINDS
+_KINDS |= encdec_inputs.KINDS | bodies.KINDS
 _GENERATORS = decoding.GENERATORS | bigvision_inputs.GENERATORS
 
 
@@ -84,12 +85,13 @@ class HubModel(human.Human, api.Model):
     Raises:
       ValueError: an input this model does not have, or with another shape or range.
     """
-    return _KINDS[self.system.inputs](self, given)
+    return _KINDS[self.system.inputs](self, inputs.numbers(given))
 
   def generate_hf(self, given: Mapping[str, Any], *, max_new_tokens: int = 20) -> np.ndarray:
     """What transformers' greedy `generate` appends to every row.
 
-    The end and pad ids are those of `generation_config.json`, else of the config.
+    The end and pad ids are those of `generation_config.json`, else of the config, and so are the
+    rules of what may come next (see `choosing.rules`).
 
     Args:
       given: as for `forward_hf`; rows may be padded on either side.
@@ -107,7 +109,7 @@ class HubModel(human.Human, api.Model):
       raise ValueError(f"generate_hf needs a model with a decoder; {kind!r} models have none")
     if max_new_tokens < 1:
       raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
-    return _GENERATORS[kind](self, given, max_new_tokens)
+    return _GENERATORS[kind](self, inputs.numbers(given), max_new_tokens)
 
   def decoding(self, batch: Batch) -> tuple[nn.Module, Any, Batch]:
     """What `bigvlm.generate` takes for a batch of NumPy arrays: module, parameters, batch."""
@@ -137,10 +139,13 @@ class HubModel(human.Human, api.Model):
     params = self.params if params is None else params
     for name, given in batch.media.items():
       encoder = self.module.encoders[name]
+      want = encoder.grid(*given.pixels.shape[2:4]) if given.pixels is not None else (1, 1)
+      if min(want) < 1:
+        height, width = given.pixels.shape[2:4]
+        raise ValueError(f"images of {height}x{width} hold no patch of encoder {name!r}")
       if encoder.resizes:
         continue
       have = encoder.grid(*self.system.image_size)
-      want = encoder.grid(*given.pixels.shape[2:4])
       if have != want and encoder.posemb == "learn":
         if self.system.options.get("flat_table"):  # Of a grid that only the pictures tell.
           if math.prod(have) == math.prod(want):

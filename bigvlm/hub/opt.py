@@ -5,7 +5,7 @@ from typing import Any
 
 from bigvlm.ckpt import rules
 from bigvlm.ckpt.rules import CkptMap, Rule
-from bigvlm.hub import fields
+from bigvlm.hub import fields, tying
 from bigvlm.hub.system import System
 
 _LAYER = (
@@ -88,4 +88,4 @@ def opt(cfg: Mapping[str, Any]) -> System:
   """`OPTForCausalLM`."""
   model = dict(kind="lm", decoder=decoder(cfg))
   options = fields.ends(cfg, *ENDS["opt"]) | OPTIONS["opt"]
-  return System(model, _MAP, "lm", options=options)
+  return System(model, _MAP, "lm", options=options, refine=tying.refine)

@@ -5,7 +5,7 @@ from typing import Any
 
 from bigvlm.ckpt import rules
 from bigvlm.ckpt.rules import CkptMap, Rule
-from bigvlm.hub import fields
+from bigvlm.hub import fields, tying
 from bigvlm.hub.rotary import rotary
 from bigvlm.hub.system import System
 
@@ -86,4 +86,6 @@ ENDS = {"persimmon": (2, None)}
 def persimmon(cfg: Mapping[str, Any]) -> System:
   """`PersimmonForCausalLM`."""
   model = dict(kind="lm", decoder=decoder(cfg))
-  return System(model, _MAP, "lm", options=fields.ends(cfg, *ENDS["persimmon"]))
+  return System(
+    model, _MAP, "lm", options=fields.ends(cfg, *ENDS["persimmon"]), refine=tying.refine
+  )

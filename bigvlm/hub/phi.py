@@ -5,7 +5,7 @@ from typing import Any
 
 from bigvlm.ckpt import rules
 from bigvlm.ckpt.rules import CkptMap, Rule
-from bigvlm.hub import fields
+from bigvlm.hub import fields, tying
 from bigvlm.hub.rotary import rotary
 from bigvlm.hub.system import System
 
@@ -28,16 +28,13 @@ RULES = {
     Rule("lm_head.bias", "decoder/head_bias"),
   )
 }
+TIED = (("lm_head.weight", "model.embed_tokens.weight"),)
 # Buffers in files of old versions.
-_MAP = CkptMap(RULES["phi"], carry=(r".*\.rotary_emb\.inv_freq",))
+_MAP = CkptMap(RULES["phi"], tied=TIED, carry=(r".*\.rotary_emb\.inv_freq",))
 
 
 def decoder(cfg: Mapping[str, Any]) -> dict[str, Any]:
-  """Decoder config of a `PhiConfig`.
-
-  Raises:
-    ValueError: tied embeddings, whose head would have a bias of its own.
-  """
+  """Decoder config of a `PhiConfig`; also a tied head has a bias of its own."""
   f = fields.fields(
     cfg,
     vocab_size=51_200,
@@ -52,10 +49,6 @@ def decoder(cfg: Mapping[str, Any]) -> dict[str, Any]:
     head_dim=None,
     tie_word_embeddings=False,
   )
-  if f.tie_word_embeddings:
-    raise ValueError(
-      "config.json: tie_word_embeddings is not supported for Phi, whose head has a bias"
-    )
   head_dim = f.head_dim or f.hidden_size // f.num_attention_heads
   return dict(
     kind="decoder",
@@ -66,7 +59,7 @@ def decoder(cfg: Mapping[str, Any]) -> dict[str, Any]:
     heads=f.num_attention_heads,
     kv_heads=f.num_key_value_heads or f.num_attention_heads,
     head_dim=head_dim,
-    tied=False,
+    tied=f.tie_word_embeddings,
     head_bias=True,
     embed_scale=False,
     norm="layer",
@@ -87,4 +80,4 @@ ENDS = {"phi": (2, None)}
 def phi(cfg: Mapping[str, Any]) -> System:
   """`PhiForCausalLM`."""
   model = dict(kind="lm", decoder=decoder(cfg))
-  return System(model, _MAP, "lm", options=fields.ends(cfg, *ENDS["phi"]))
+  return System(model, _MAP, "lm", options=fields.ends(cfg, *ENDS["phi"]), refine=tying.refine)

@@ -103,7 +103,7 @@ def _system(
   carry: tuple[str, ...],
   image_token: int,
 ) -> System:
-  decoder = texts.decoder(text, kind)
+  decoder = texts.body(text, kind)
   ckpt_map = CkptMap(
     (
       *rules.under(_TOWER, "vision_tower.", "encoders/image/"),

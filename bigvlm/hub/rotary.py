@@ -7,7 +7,7 @@ from typing import Any
 
 from bigvlm.utils import names
 
-_KINDS = ("default", "dynamic", "linear", "llama3", "yarn")
+_KINDS = ("default", "dynamic", "linear", "llama3", "longrope", "yarn")
 
 
 def rotary(
@@ -55,6 +55,8 @@ def rotary(
     how |= dict(kind=kind, factor=factor, low=float(low), high=float(high), length=trained)
   elif kind == "yarn":
     how |= _yarn(given, trained, longest)
+  elif kind == "longrope":
+    how |= _longrope(given, trained, longest)
   elif kind == "dynamic":
     how |= dict(kind=kind, factor=float(_need(given, "factor")), length=longest)
   return dict(rope_base=float(base), rope_scales=(scale,) * layers, rotary=how)
@@ -64,6 +66,14 @@ def _need(given: Mapping[str, Any], name: str) -> Any:
   if given.get(name) is None:
     raise ValueError(f"config.json: the rotary scaling {dict(given)} lacks {name}")
   return given[name]
+
+
+def _longrope(given: Mapping[str, Any], trained: int, longest: int) -> dict[str, Any]:
+  factor, gain = float(given.get("factor") or longest / trained), given.get("attention_factor")
+  if gain is None:
+    gain = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(trained))
+  short, long = (tuple(map(float, _need(given, f"{name}_factor"))) for name in ("short", "long"))
+  return dict(kind="longrope", length=trained, gain=float(gain), short=short, long=long)
 
 
 def _yarn(given: Mapping[str, Any], trained: int, longest: int) -> dict[str, Any]:
@@ -96,7 +106,7 @@ def back(facts: Mapping[str, Any], decoder: str = "model.decoder") -> list[dict[
   Returns:
     One, or none for a decoder without one base for all of its layers.
   """
-  names = "kind factor low high length dim sections gain truncate".split()
+  names = "kind factor low high length dim sections gain truncate short long".split()
   how = {name: facts.get(f"{decoder}.rotary.{name}") for name in names}
   bases, scales = ({*facts.get(f"{decoder}.rope_{name}", ())} for name in ("bases", "scales"))
   if len(bases) != 1 or len(scales) != 1:
@@ -110,6 +120,9 @@ def back(facts: Mapping[str, Any], decoder: str = "model.decoder") -> list[dict[
     out |= {low: how["low"], high: how["high"], "original_max_position_embeddings": how["length"]}
   if how["kind"] == "yarn":
     out |= dict(attention_factor=how["gain"], truncate=how["truncate"])
+  elif how["kind"] == "longrope":
+    out |= {f"{name}_factor": list(how[name]) for name in ("short", "long")}
+    out |= dict(attention_factor=how["gain"], original_max_position_embeddings=how["length"])
   if how["factor"] is not None:
     out["factor"] = how["factor"]
   if how["dim"]:

@@ -23,8 +23,9 @@ def save(model: Any, directory: str | pathlib.Path, dtype: str | None) -> None:
     dtype: of the floating tensors; None = as in the files.
 
   Raises:
-    ValueError: a model that transformers has no class for.
+    ValueError: a model that transformers has no class for, or a dtype that parameters cannot have.
   """
+  dtype = fields.cast(dtype)
   config, system, origin = model.json, model.system, model.origin
   if config is None:
     stored = dtype or str(np.dtype(jax.tree.leaves(model.params)[0].dtype))
@@ -49,5 +50,7 @@ def save(model: Any, directory: str | pathlib.Path, dtype: str | None) -> None:
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     (staged / "config.json").write_text(text, "utf-8")
     # Tensors first: until the indices are there a reader finds the old model or none.
-    for file in sorted(staged.iterdir(), key=lambda f: (f.suffix == ".json", f.name)):
+    written = sorted(staged.iterdir(), key=lambda f: (f.suffix == ".json", f.name))
+    for file in written:
       files.publish(file, target / file.name)
+  files.clear(target, {file.name for file in written})

@@ -176,12 +176,12 @@ DECODERS = {"t5": decoder, "mt5": _mt5}
 
 def special_ids(cfg: Mapping[str, Any]) -> dict[str, Any]:
   """Options of generation: ids that end a row, fill it and start it."""
-  f = fields.fields(cfg, pad_token_id=0, eos_token_id=1, decoder_start_token_id=None)
-  start = f.decoder_start_token_id
+  f = fields.fields(cfg, pad_token_id=0, eos_token_id=1)
+  starts = (cfg.get("decoder_start_token_id"), cfg.get("bos_token_id"), f.pad_token_id)
   return dict(
     pad=f.pad_token_id,
     eos=fields.ids(f.eos_token_id),
-    start=f.pad_token_id if start is None else start,
+    start=next((i for i in starts if i is not None), None),
   )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from bigvlm.hub import (
   aimv2,
   blip2,
+  bodies,
   clip,
   deepseek_vl,
   dinov2,
@@ -95,8 +96,47 @@ ARCHITECTURES = {
   "VideoLlavaForConditionalGeneration": video_llava.video_llava,
   "VipLlavaForConditionalGeneration": llava.vipllava,
 }
-# Classes that are not transformers': files are read and written back, but no model is described so.
-OTHERS = {"AIMv2Model": aimv2.apple}
+# Models without a head -> reader of the same with one.
+BODIES = {
+  "DeepseekVLHybridModel": deepseek_vl.hybrid,
+  "DeepseekVLModel": deepseek_vl.deepseek_vl,
+  "FuyuModel": fuyu.fuyu,
+  "Gemma2Model": gemma.gemma2,
+  "Gemma3Model": gemma3.gemma3,
+  "Gemma3TextModel": gemma.gemma3_text,
+  "GemmaModel": gemma.gemma,
+  "Idefics2Model": idefics2.idefics2,
+  "Idefics3Model": idefics3.idefics3,
+  "IdeficsModel": idefics.idefics,
+  "InternVLModel": internvl.internvl,
+  "LlamaModel": llama.llama,
+  "LlavaModel": pixtral.llava_or_pixtral,
+  "LlavaNextModel": llava_next.llava_next,
+  "LlavaNextVideoModel": llava_next.llava_next_video,
+  "LlavaOnevisionModel": llava_next.llava_onevision,
+  "MT5Model": t5.mt5,
+  "Mistral3Model": pixtral.mistral3,
+  "MistralModel": llama.mistral,
+  "MllamaModel": mllama.mllama,
+  "OPTModel": opt.opt,
+  "PaliGemmaModel": paligemma.paligemma,
+  "PersimmonModel": persimmon.persimmon,
+  "PhiModel": phi.phi,
+  "Qwen2Model": llama.qwen2,
+  "Qwen2VLModel": qwen2_vl.qwen2_vl,
+  "Qwen2_5_VLModel": qwen2_5_vl.qwen2_5_vl,
+  "SmolVLMModel": idefics3.smolvlm,
+  "T5Model": t5.t5,
+  "UMT5Model": t5.umt5,
+  "VideoLlama3Model": video_llama_3.video_llama_3,
+  "VideoLlavaModel": video_llava.video_llava,
+  "VipLlavaModel": llava.vipllava,
+}
+# Files of these are read and written back, but no model is described so: bodies, and a class that
+# is not transformers'.
+OTHERS = {name: bodies.body(read) for name, read in BODIES.items()} | {"AIMv2Model": aimv2.apple}
+# Fields that are numbers of something, wherever they are.
+_COUNTS = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
 # `model_type` -> class, for a config without `architectures`.
 MODEL_TYPES = {
   "aimv2": "Aimv2Model",
@@ -159,8 +199,10 @@ def system(cfg: Mapping[str, Any], where: str) -> System:
     where: its path, for messages.
 
   Raises:
-    ValueError: an architecture that is not in the table; lists those that are.
+    ValueError: an architecture that is not in the table; lists those that are. A number of
+      something that is none.
   """
+  _check_counts(cfg, where)
   found = list(cfg.get("architectures") or [])
   if not found and cfg.get("model_type") in MODEL_TYPES:
     found = [MODEL_TYPES[cfg["model_type"]]]
@@ -174,3 +216,11 @@ def system(cfg: Mapping[str, Any], where: str) -> System:
     unknown = names.unknown("architecture", found[0], readers)
     raise ValueError(f"{where}: {unknown}. To add one: docs/adding_a_system.md")
   return readers[found[0]](cfg)
+
+
+def _check_counts(cfg: Mapping[str, Any], where: str) -> None:
+  for key, value in cfg.items():
+    if isinstance(value, Mapping):
+      _check_counts(value, f"{where}: {key}")
+    elif key in _COUNTS and value is not None and (type(value) is not int or value < 1):
+      raise ValueError(f"{where}: {key} is {value!r}, not a positive whole number")

@@ -36,6 +36,12 @@ def decoder(text: Mapping[str, Any], default: str = "llama") -> dict[str, Any]:
   return DECODERS[kind(text, default)](text)
 
 
+def body(text: Mapping[str, Any], default: str = "llama") -> dict[str, Any]:
+  """As `decoder`, for a class that has a head of its own around the text model: one matrix, with
+  neither the bias nor the soft-cap of the text model's."""
+  return decoder(text, default) | dict(head_bias=False, final_softcap=0.0)
+
+
 def under(text: Mapping[str, Any], prefix: str, default: str = "llama") -> tuple[Rule, ...]:
   """Rules of a text config's model with `prefix` in front of the stored names; see `kind`."""
   return rules.under(RULES[kind(text, default)], prefix, "")

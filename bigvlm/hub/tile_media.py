@@ -85,8 +85,15 @@ def _tiles(model: Any, given: Mapping[str, np.ndarray]) -> list[Picture]:
 
 
 def _sizes(given: Mapping[str, np.ndarray]) -> tuple[list[list[int]], list[bool]]:
-  """(height, width) of every picture, and whether it is one of several in a prompt, not cut."""
-  sizes, numbers = given["image_sizes"].tolist(), given.get("batch_num_images")
+  """(height, width) of every picture, and whether it is one of several in a prompt, not cut.
+
+  Raises:
+    ValueError: sizes of another shape than [n, 2], or of another number of pictures.
+  """
+  sizes, numbers = given["image_sizes"], given.get("batch_num_images")
+  if sizes.ndim != 2 or sizes.shape[1] != 2:
+    raise ValueError(f"image_sizes must be [n, 2], not {list(sizes.shape)}")
+  sizes = sizes.tolist()
   if numbers is None:
     return sizes, [False] * len(sizes)
   whole = [n != 1 for n in numbers.tolist() for _ in range(n)]

@@ -43,7 +43,7 @@ def video_llama_3(cfg: Mapping[str, Any]) -> System:
   top = fields.fields(
     cfg, tie_word_embeddings=False, image_token_id=151_655, video_token_id=151_656
   )
-  decoder = texts.decoder(text, "qwen2")
+  decoder = texts.body(text, "qwen2")
   decoder["tied"] = bool(top.tie_word_embeddings or decoder["tied"])
   words = texts.RULES[texts.kind(text, "qwen2")]
   ckpt_map = CkptMap(

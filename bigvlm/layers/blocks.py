@@ -26,6 +26,7 @@ class Kind:
   Attributes:
     window: of its self-attention; 0 = unlimited.
     rope_base, rope_scale: of its rotary embedding; base 0 = that of the stack's `LayerSpec`.
+    rotary: what else there is to it; None = what the `LayerSpec` says.
     cross: attention to `Ctx.memory` after the self-attention.
     alone: there is no self-attention: such a layer is skipped where there is no memory.
     tanh_gated: what attention and MLP add is multiplied by the tanh of a learned gate (Flamingo).
@@ -34,6 +35,7 @@ class Kind:
   window: int = 0
   rope_base: float = 0.0
   rope_scale: float = 1.0
+  rotary: rope.Rotary | None = None
   cross: bool = False
   alone: bool = False
   tanh_gated: bool = False
@@ -191,7 +193,7 @@ class Layer(nn.Module):
         s.qk_joint or (s.norm if (s.qk_norm if qk_norm is None else qk_norm) else ""),
         s.qk_eps or s.eps,
         s.query_init,
-        s.rotary,
+        s.rotary if kind.rotary is None else kind.rotary,
         bool(s.qk_joint),
         name=name,
         **dtypes,

@@ -27,14 +27,16 @@ class Rotary:
       (M-RoPE, arXiv 2409.12191), "again" = every axis starts from the fastest, "turns" = they are
       dealt out one by one (Pixtral, arXiv 2410.07073).
     kind: how frequencies are stretched: "", "llama3" (arXiv 2407.21783), "yarn" (arXiv
-      2309.00071) or "dynamic" (by as much as the last position is beyond `length`; code of
-      transformers).
+      2309.00071), "dynamic" (by as much as the last position is beyond `length`; code of
+      transformers) or "longrope" (arXiv 2402.13753).
     factor: by which the slow ones are divided.
     low, high: turns over the `length` positions below which a frequency is slow, and above which
       it stays as it is.
     length: positions that the model was trained for before it was stretched.
     truncate: of "yarn": the border features are whole numbers.
     gain: factor on cosine and sine.
+    short, long: of "longrope": what each frequency is divided by, where the last position is within
+      `length` and where it is beyond.
   """
 
   dim: int = 0
@@ -47,6 +49,8 @@ class Rotary:
   length: int = 0
   truncate: bool = True
   gain: float = 1.0
+  short: tuple[float, ...] = ()
+  long: tuple[float, ...] = ()
 
 
 PLAIN = Rotary()
@@ -83,7 +87,7 @@ def turns(dim: int, base: float, scale: float = 1.0, how: Rotary = PLAIN) -> Tur
   """Frequencies and axes of the pairs of a head of `dim` features.
 
   Raises:
-    ValueError: sections that are not as many pairs as turn.
+    ValueError: sections, or divisors of "longrope", that are not as many as pairs that turn.
   """
   dim = how.dim or dim
   count, axes = len(how.sections), np.repeat(np.arange(len(how.sections)), how.sections)
@@ -96,6 +100,9 @@ def turns(dim: int, base: float, scale: float = 1.0, how: Rotary = PLAIN) -> Tur
   elif count and how.share == "turns":
     steps = np.concatenate([(np.arange(n) * count + a) * 2 for a, n in enumerate(how.sections)])
   freq = base ** (-steps / dim)
+  if how.kind == "longrope" and {len(how.short), len(how.long)} != {len(freq)}:
+    sizes = f"{len(how.short)} short and {len(how.long)} long"
+    raise ValueError(f"rotary has {sizes} divisors for the {len(freq)} pairs of the head")
   if how.kind:
     freq = _STRETCH[how.kind](freq, base, dim, how)
   return Turns((freq / scale).astype(np.float32), axes if count else np.zeros(len(freq), int))
@@ -121,11 +128,16 @@ def _yarn(freq: np.ndarray, base: float, dim: int, how: Rotary) -> np.ndarray:
   return freq * (1 - slow + slow / how.factor)
 
 
-def _dynamic(freq: np.ndarray, base: float, dim: int, how: Rotary) -> np.ndarray:
+def _by_positions(freq: np.ndarray, base: float, dim: int, how: Rotary) -> np.ndarray:
   return freq  # What the positions do to it is known when they are: `tables`.
 
 
-_STRETCH = {"dynamic": _dynamic, "llama3": _llama3, "yarn": _yarn}
+_STRETCH = {
+  "dynamic": _by_positions,
+  "llama3": _llama3,
+  "longrope": _by_positions,
+  "yarn": _yarn,
+}
 
 
 def tables(
@@ -145,6 +157,9 @@ def tables(
     over = how.factor * jnp.maximum(jnp.max(x) + 1, how.length) / how.length - (how.factor - 1)
     pairs = how.dim or dim
     freq = freq * over ** (-np.arange(0, pairs, 2, dtype=np.float32) / (pairs - 2))
+  elif how.kind == "longrope":
+    short, long = (np.asarray(freq / divisor, np.float32) for divisor in (how.short, how.long))
+    freq = jnp.where(jnp.max(x) + 1 > how.length, long, short)
   angle = (x[..., None] if x.ndim == 2 else x[..., axes]) * freq
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   return (cos, sin) if how.gain == 1.0 else (cos * how.gain, sin * how.gain)

@@ -67,6 +67,20 @@ def make(cfg: Mapping[str, int], devices: Sequence[jax.Device] | None = None) ->
   )
 
 
+def named(mesh: Mesh) -> Mesh:
+  """A mesh of the three axes of `AXES` over the devices of any mesh.
+
+  Axes of their names keep their sizes, those of other names are `fsdp`'s; all become Auto.
+  """
+  place = {name: n for n, name in enumerate(AXES)}
+  at = [place.get(name, place["fsdp"]) for name in mesh.axis_names]
+  sizes = [1] * len(AXES)
+  for n, size in zip(at, mesh.devices.shape, strict=True):
+    sizes[n] *= size
+  devices = mesh.devices.transpose(np.argsort(at, kind="stable")).reshape(sizes)
+  return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
 def _check_processes(sizes: dict[str, int], count: int, devices: list, said: str) -> None:
   """Every process must have devices, and hold whole rows of the batch of its own."""
   processes = len({d.process_index for d in devices})

@@ -238,3 +238,12 @@ def test_released_names_are_models_of_the_published_size(stem):
   params = zoo.abstract_params(load.plain_config(system, "float32"))
   assert sum(math.prod(x.shape) for x in jax.tree.leaves(params)) == COUNTS[stem]
   system.map.bind(tree.flatten(params))  # Every parameter has its tensor.
+
+
+def test_two_towers_without_heads():
+  towers = dict(image=dict(width=24, num_heads=2), text=dict(width=24, num_heads=2))
+  config = dict(model_name="proj.image_text.two_towers", model=towers | dict(out_dim=[None, None]))
+  model = bigvision.system(config, {}, "config.json").model
+  assert (model["encoders"]["image"]["out_dim"], model["text"]["out_dim"]) == (0, 0)
+  with pytest.raises(ValueError, match="out_dim is an int or .image, text., not None"):
+    bigvision.system(config | dict(model=towers | dict(out_dim=None)), {}, "config.json")

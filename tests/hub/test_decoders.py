@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import bigvlm
-from bigvlm import zoo
-from bigvlm.hub import decoding, table
+from bigvlm import sampling, zoo
+from bigvlm.hub import choosing, decoding, table
 from bigvlm.layers import masks
 from bigvlm.models.connectors import pool
 from bigvlm.types import Features, Item, MaskSpec
@@ -71,7 +72,9 @@ def test_sub_configs_that_are_not_there_are_the_references():
 @pytest.mark.parametrize(
   ("config", "words"),
   [
-    (GEMMA | dict(rope_scaling=dict(rope_type="yarn", factor=2.0)), "rope_type in config.json"),
+    (GEMMA | dict(rope_scaling=dict(rope_type="ntk", factor=2.0)), "rope_type in config.json"),
+    (GEMMA | dict(rope_scaling=dict(rope_type="longrope", factor=2.0)), "lacks short_factor"),
+    (dict(architectures=["OPTModel"], word_embed_proj_dim=8), "word_embed_proj_dim"),
     (GEMMA | dict(hidden_act="mish"), "mish"),
     (GEMMA3 | dict(layer_types=["full_attention"]), "1 entries for 26 layers"),
     (GEMMA3 | dict(layer_types=["full"] * 26), "layer type in config.json 'full'"),
@@ -177,12 +180,71 @@ def test_ends_come_from_the_generation_config_or_else_the_config(tmp_path):
   assert decoding.ends(model) == ((1,), 0)
   file = tmp_path / "generation_config.json"
   for found, ends in (
-    (dict(bos_token_id=2), ((1,), 0)),
+    (dict(bos_token_id=2), ((), None)),
     (dict(eos_token_id=[7, 5], pad_token_id=3), ((7, 5), 3)),
     (dict(eos_token_id=[7, 5]), ((7, 5), 7)),
   ):
     file.write_text(json.dumps(found))
     assert decoding.ends(model) == ends
+
+
+@pytest.mark.parametrize(
+  ("found", "barred", "forced"),
+  [
+    (dict(), (), ()),
+    (dict(min_length=9, no_repeat_ngram_size=0, guidance_scale=1.0), ((0, 3, (1, 7)),), ()),
+    (dict(min_length=9, min_new_tokens=2, suppress_tokens=None), ((0, 2, (1, 7)),), ()),
+    (dict(min_length=6, forced_bos_token_id=4), (), ()),
+    (dict(suppress_tokens=[3], bad_words_ids=[[5], [7]]), ((0, 8, (3, 5)),), ()),
+    (dict(begin_suppress_tokens=[3], forced_eos_token_id=[1, 2]), ((0, 1, (3,)),), ((7, (1, 2)),)),
+  ],
+)
+def test_rules_of_a_generation_config_bar_and_force_tokens(tmp_path, found, barred, forced):
+  system = types.SimpleNamespace(options={})
+  model = types.SimpleNamespace(system=system, directory=tmp_path, json=dict(text_config=found))
+  want = sampling.Sampling(barred=barred, forced=forced)
+  assert choosing.rules(model, (1, 7), 6, 8) == want  # From config.json.
+  (tmp_path / "generation_config.json").write_text(json.dumps(found))
+  assert choosing.rules(model, (1, 7), 6, 8) == want
+
+
+def test_a_row_of_one_begins_with_what_is_forced(tmp_path):
+  found = dict(forced_bos_token_id=4, begin_suppress_tokens=[3], repetition_penalty=1.2)
+  system = types.SimpleNamespace(options={})
+  model = types.SimpleNamespace(system=system, directory=tmp_path, json=found)
+  want = sampling.Sampling(repetition_penalty=1.2, barred=((1, 2, (3,)),), forced=((0, (4,)),))
+  assert choosing.rules(model, (), 1, 8) == want
+
+
+@pytest.mark.parametrize("found", [dict(no_repeat_ngram_size=3), dict(bad_words_ids=[[1, 2]])])
+def test_rules_that_are_not_read_are_refused(tmp_path, found):
+  system = types.SimpleNamespace(options={})
+  model = types.SimpleNamespace(system=system, directory=tmp_path, json=found)
+  with pytest.raises(ValueError, match=next(iter(found))):
+    choosing.rules(model, (1,), 6, 8)
+
+
+def test_a_penalty_is_on_ids_behind_the_left_padding():
+  ids, mask = np.array([[0, 0, 3, 9], [2, 5, 0, 0]]), np.array([[0, 0, 1, 1], [1, 1, 0, 0]])
+  used = choosing.used(ids, mask, 8)
+  assert [np.flatnonzero(row).tolist() for row in used] == [[3], [0, 2, 5]]
+
+
+def test_a_model_without_a_head_gives_what_its_head_would_read(tmp_path):
+  whole, inputs = load("gemma-0")
+  config = json.loads((FIXTURES / "gemma-0" / "config.json").read_text())
+  (tmp_path / "config.json").write_text(json.dumps(config | dict(architectures=["GemmaModel"])))
+  tensors = load_file(FIXTURES / "gemma-0" / "model.safetensors")
+  bare = {k.removeprefix("model."): v for k, v in tensors.items()}
+  save_file(bare, tmp_path / "model.safetensors")
+  body = bigvlm.load(tmp_path)
+  hidden = body.forward_hf(inputs)["last_hidden_state"]
+  logits = hidden @ np.asarray(whole.params["decoder"]["embedding"]).T
+  np.testing.assert_allclose(logits, whole.forward_hf(inputs)["logits"], atol=1e-4)
+  body.save_hf(tmp_path / "out")
+  assert load_file(tmp_path / "out" / "model.safetensors").keys() == bare.keys()
+  with pytest.raises(ValueError, match="generate_hf needs a model with a decoder"):
+    body.generate_hf(inputs)
 
 
 def test_ids_are_cut_where_the_last_row_ends():

@@ -115,6 +115,10 @@ def test_calls_that_a_model_does_not_have(paligemma):
     paligemma.generate([pictures()["rgb"]], ["a", "b"])
   with pytest.raises(ValueError, match="prompts is one string"):
     paligemma.generate(None, "ocr")
+  with pytest.raises(ValueError, match=r"prompts\[1\] is a int, not a string"):
+    paligemma.generate([pictures()["rgb"]] * 2, ["ocr", 3])
+  with pytest.raises(ValueError, match="max_new_tokens must be at least 1, not 0"):
+    paligemma.generate([pictures()["rgb"]], ["ocr"], max_new_tokens=0)
 
 
 def test_predict_takes_a_checkpoint(tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 
 import bigvlm
 from bigvlm import generate
-from bigvlm.hub import media, toys
+from bigvlm.hub import media, table, toys
 from tests.parity import reference
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "fixtures" / "hub"
@@ -50,3 +50,15 @@ def test_pictures_of_other_sizes_in_a_bucket_compile_nothing(tmp_path):
     programs.append(generate.decode._cache_size())
     waste.add(model.padding["image"])
   assert len(set(programs)) == 1 < len(waste)
+
+
+def test_rows_of_idefics3_are_filled_with_the_text_models_pad_id():
+  cfg = dict(architectures=["Idefics3ForConditionalGeneration"], pad_token_id=0)
+  cfg["text_config"] = dict(model_type="llama", pad_token_id=5, eos_token_id=7)
+  assert table.system(cfg, "config.json").options["pad"] == 5
+
+
+def test_a_text_model_below_another_head_has_no_soft_cap():
+  text = dict(model_type="gemma2", final_logit_softcapping=3.0)
+  cfg = dict(architectures=["LlavaForConditionalGeneration"], text_config=text)
+  assert table.system(cfg, "config.json").model["decoder"]["final_softcap"] == 0.0

@@ -75,11 +75,26 @@ def test_yarn_keeps_fast_frequencies_divides_slow_ones_and_scales():
   np.testing.assert_allclose(cos**2 + sin**2, 1.44, rtol=1e-5)
 
 
+def test_longrope_has_divisors_for_short_texts_and_for_long_ones():
+  short, long = np.linspace(1, 2, DIM // 2), np.linspace(2, 9, DIM // 2)
+  how = rope.rotary(dict(kind="longrope", length=4, short=list(short), long=list(long)))
+  for last, divisors in ((3, short), (4, long)):
+    positions = np.array([[0, 1, last]])
+    want = positions[..., None] * PLAIN / divisors
+    turn = np.exp(1j * angles(positions, how))
+    np.testing.assert_allclose(turn, np.exp(1j * want), atol=1e-5)
+
+
+def test_divisors_that_are_not_the_head_are_refused():
+  with pytest.raises(ValueError, match="3 short and 0 long divisors for the 8 pairs"):
+    rope.turns(DIM, BASE, 1.0, rope.Rotary(kind="longrope", length=4, short=(1.0,) * 3))
+
+
 @pytest.mark.parametrize(
   "given, message",
   [
     (dict(dims=3), "unknown field of rotary 'dims'.*'dim'"),
-    (dict(kind="longrope"), "unknown rotary.kind 'longrope'.*'yarn'"),
+    (dict(kind="ntk"), "unknown rotary.kind 'ntk'.*'yarn'"),
     (dict(share="none"), "unknown rotary.share 'none'.*'again'"),
   ],
 )

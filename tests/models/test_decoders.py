@@ -77,9 +77,12 @@ def test_norms_that_come_after_are_the_last_of_a_layer():
   np.testing.assert_allclose(y.std(-1), 1, atol=1e-3)
 
 
-def test_a_bias_on_the_logits_needs_a_head():
-  with pytest.raises(ValueError, match="head_bias needs a head of its own"):
-    lm(head_bias=True)
+def test_tied_logits_may_have_a_bias():
+  module, params = lm(head_bias=True)
+  decoder, apply = params["decoder"], jax.jit(module.apply)
+  none = params | {"decoder": decoder | {"head_bias": jnp.zeros(50)}}
+  y, z = (apply({"params": p}, text(np.arange(8).reshape(2, 4))).logits for p in (params, none))
+  np.testing.assert_allclose(y - z, np.broadcast_to(decoder["head_bias"], y.shape), atol=1e-5)
 
 
 def test_layers_alike_in_long_runs_are_a_group_a_run():

@@ -23,6 +23,25 @@ def test_sizes(cfg, shape):
   assert mesh_lib.batch_size(mesh) == shape[0] * shape[1]
 
 
+@pytest.mark.parametrize(
+  "names,sizes,shape",
+  [
+    (("x",), (8,), (1, 8, 1)),
+    (("data",), (8,), (8, 1, 1)),
+    (("model", "data"), (4, 2), (2, 4, 1)),
+    (("tensor", "x", "fsdp"), (2, 2, 2), (1, 4, 2)),
+    (("data", "fsdp", "tensor"), (2, 2, 2), (2, 2, 2)),
+  ],
+)
+def test_any_mesh_becomes_one_of_our_axes(devices, names, sizes, shape):
+  given = jax.make_mesh(sizes, names, devices=devices[:8])
+  mesh = mesh_lib.named(given)
+  assert tuple(mesh.shape.items()) == tuple(zip(("data", "fsdp", "tensor"), shape, strict=True))
+  assert set(mesh.devices.flat) == set(given.devices.flat)
+  if names[0] == "model":
+    np.testing.assert_array_equal(mesh.devices[:, :, 0], given.devices.T)
+
+
 def test_given_devices_are_used(devices):
   mesh = mesh_lib.make(dict(data=-1), devices[2:5])
   assert set(mesh.devices.flat) == set(devices[2:5])

@@ -58,16 +58,19 @@ ONCE = (
   "vit_classifier",
   "vit_resized",
 )
-# Compared live only: their weights are those of others, under other masks.
+# Compared live only: their weights are those of others, under other masks or rules.
 LIVE_ONLY = (
   "aimv2_trunk",
   "aimv2_unmasked",
   "gemma3_causal",
+  "llama_longrope",
+  "llama_rules",
   "metaclip_2_vision",
   "mllama_any",
   "mllama_text_only",
   "siglip2_fixed",
   "siglip_masked",
+  "text_body",
 )
 # Also with their rows padded on the right.
 RIGHT = ("gemma", "gemma2")

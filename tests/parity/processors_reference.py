@@ -371,7 +371,13 @@ IMAGES: dict[str, tuple[str, bool, dict[str, Any]]] = {
     "ConvNextImageProcessor", False,
     dict(size={"shortest_edge": 21}, crop_pct=0.8, do_convert_rgb=True),
   ),
-  "gemma3": ("Gemma3ImageProcessor", False, dict(size=_SIDES)),
+  "filled": (
+    "SiglipImageProcessor", False,
+    dict(size={"max_height": 23, "max_width": 31}, do_pad=True, pad_size=[25, 31]),
+  ),
+  "gemma3": (  # It has no centre crop, whatever its file says.
+    "Gemma3ImageProcessor", False, dict(size=_SIDES, do_center_crop=True, crop_size=11),
+  ),
   "naflex": ("Siglip2ImageProcessor", False, dict(patch_size=4, max_num_patches=22)),
 }  # fmt: skip
 

@@ -110,11 +110,16 @@ def _lm(seed: int, config: Any, cls: Any) -> tuple[Any, dict, dict]:
   return model, inputs, _options(inputs)
 
 
+_YARN = dict(rope_type="yarn", factor=4.0, rope_theta=1_000.0, original_max_position_embeddings=16)
+
+
 def gemma(seed: int) -> tuple[Any, dict, dict]:
-  """Gemma 1; with an odd seed a head of its own, biases and scaled positions."""
+  """Gemma 1; with an odd seed a head of its own, biases and scaled positions; some with YaRN's."""
   import transformers
 
   more: dict[str, Any] = {}
+  if seed % 4 == 2:
+    more = dict(rope_parameters=dict(_YARN))
   if seed % 2:
     rope = dict(rope_type="linear", factor=3.0, rope_theta=5_000.0)
     more = dict(tie_word_embeddings=False, attention_bias=True, rope_parameters=rope)
@@ -137,8 +142,11 @@ def gemma2(seed: int) -> tuple[Any, dict, dict]:
 
 
 def _gemma3(seed: int) -> dict[str, Any]:
-  """Layers in an order of their own or by the pattern; scaled positions where all is seen."""
+  """Layers in an order of their own or by the pattern; positions scaled where all is seen, some
+  the way of YaRN."""
   full = dict(rope_type="linear", factor=8.0, rope_theta=1_000_000.0 - 5 * (seed % 1000))
+  if seed % 4 > 1:
+    full = dict(_YARN)
   local = dict(rope_type="default", rope_theta=10_000.0)
   depth = 5 if seed % 2 else 7
   more: dict[str, Any] = {}

@@ -173,10 +173,14 @@ def llava_siglip(seed: int) -> tuple[Any, dict, dict]:
 
 
 def llava_tied(seed: int) -> tuple[Any, dict, dict]:
-  """Embeddings that the text config ties."""
+  """Embeddings that the text config ties; with an even seed Gemma 2, whose soft-cap of the logits
+  goes with its own head."""
   import transformers
 
-  inner = _text(seed, "qwen2", tie_word_embeddings=True)
+  if seed % 2:
+    inner = _text(seed, "qwen2", tie_word_embeddings=True)
+  else:
+    inner = _text(seed, "gemma2", sliding_window=7, final_logit_softcapping=3.0)
   image = inner["vocab_size"] - 2
   config = transformers.LlavaConfig(
     vision_config=_vision(seed, "clip", 3),
@@ -343,8 +347,24 @@ def video_llava(seed: int) -> tuple[Any, dict, dict]:
   return _made(seed, model, [[image, image], [video], [], [video, image]], given)
 
 
+def without_head(made: tuple[Any, dict, dict]) -> tuple[Any, dict, dict]:
+  """The model of a recipe without its head, and its inputs without padding, whose hidden states are
+  nobody's."""
+  model, inputs, options = made
+  inputs = {k: v for k, v in inputs.items() if k != "attention_mask"}
+  options = dict(outputs=("last_hidden_state",), old_names=options.get("old_names", ()))
+  return model.model, inputs, options
+
+
+def llava_body(seed: int) -> tuple[Any, dict, dict]:
+  """LLaVA and its relatives without their heads, one after the other."""
+  makers = (llava, vipllava, llava_next, llava_next_video, llava_onevision, video_llava)
+  return without_head(makers[seed % len(makers)](seed))
+
+
 RECIPES = {
   "llava": llava,
+  "llava_body": llava_body,
   "bakllava": bakllava,
   "llava_siglip": llava_siglip,
   "llava_tied": llava_tied,

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.parity import common
+from tests.parity import common, recipes_n, recipes_p1, recipes_t
 from tests.parity.recipes_decoders import _options
 from tests.parity.recipes_t import _sizes
 
@@ -221,13 +221,21 @@ def smolvlm(seed: int) -> tuple[Any, dict, dict]:
   if seed % 2:
     inputs.pop("pixel_attention_mask")
     options["prompts"].pop("pixel_attention_mask")
-  return model, inputs, options
+  # The names of a file of the model without its head.
+  return model, inputs, options | dict(old_names=((r"^model\.", ""),))
+
+
+def internvl_body(seed: int) -> tuple[Any, dict, dict]:
+  """InternVL, Idefics 3, SmolVLM and others without their heads, one after the other."""
+  makers = (internvl, idefics3, smolvlm, recipes_n.pixtral, recipes_n.mistral3, recipes_t.fuyu)
+  return recipes_p1.without_head(makers[seed % len(makers)](seed))
 
 
 RECIPES = {
   "idefics2": idefics2,
   "idefics3": idefics3,
   "internvl": internvl,
+  "internvl_body": internvl_body,
   "internvl_layers": internvl_layers,
   "smolvlm": smolvlm,
 }

@@ -75,6 +75,45 @@ def llama_yarn(seed: int) -> tuple[Any, dict, dict]:
   return _lm(seed, config, transformers.LlamaForCausalLM)
 
 
+def llama_longrope(seed: int) -> tuple[Any, dict, dict]:
+  """Llama with other frequencies for long texts, which the prompts are, or become; or are not."""
+  import transformers
+
+  length = (64, 18, 9)[seed % 3]
+  rope: dict[str, Any] = dict(rope_type="longrope", original_max_position_embeddings=length)
+  rope |= dict(short_factor=[1.0 + 0.05 * i for i in range(9)], rope_theta=500.0)
+  rope |= dict(long_factor=[1.0 + 0.4 * i for i in range(9)])
+  if seed % 2:
+    rope |= dict(attention_factor=1.2)
+  sizes = _sizes(seed, rope_parameters=rope, head_dim=18, max_position_embeddings=256)
+  return _lm(seed, transformers.LlamaConfig(**sizes), transformers.LlamaForCausalLM)
+
+
+def llama_rules(seed: int) -> tuple[Any, dict, dict]:
+  """Llama whose `generation_config.json` says more of what may come next than which ids end."""
+  model, inputs, options = llama(seed)
+  rules: dict[str, Any] = dict(repetition_penalty=1.7, suppress_tokens=[5, 9, 13], min_new_tokens=4)
+  if seed % 2:
+    length = inputs["input_ids"].shape[1]
+    rules = dict(
+      repetition_penalty=0.6, begin_suppress_tokens=list(range(60)), forced_eos_token_id=1
+    )
+    rules |= dict(min_length=length + 3, bad_words_ids=[[7], [11]])
+  model.generation_config.update(**rules)
+  return model, inputs, options
+
+
+def text_body(seed: int) -> tuple[Any, dict, dict]:
+  """The text models without their heads, one after the other."""
+  import transformers
+
+  made = (llama, mistral, qwen2, phi, persimmon, opt)[seed % 6]
+  model, inputs, _ = made(seed - seed % 2)
+  name = type(model).__name__.removesuffix("ForCausalLM") + "Model"
+  body = common.randomise(getattr(transformers, name)(model.config), seed)
+  return body, inputs, {"outputs": ["last_hidden_state"]}
+
+
 def mistral(seed: int) -> tuple[Any, dict, dict]:
   """Mistral: a window shorter than the text, or none."""
   import transformers
@@ -139,6 +178,8 @@ def phi(seed: int) -> tuple[Any, dict, dict]:
   more: dict[str, Any] = dict(qk_layernorm=bool(seed % 2), hidden_size=80)
   if seed % 2:
     more |= dict(rope_parameters=dict(rope_theta=500.0, partial_rotary_factor=0.4))
+  if seed % 4 > 1:
+    more |= dict(tie_word_embeddings=True)
   config = transformers.PhiConfig(**_sizes(seed, **more))
   return _lm(seed, config, transformers.PhiForCausalLM)
 
@@ -200,6 +241,8 @@ def fuyu(seed: int) -> tuple[Any, dict, dict]:
 RECIPES = {
   "fuyu": fuyu,
   "llama": llama,
+  "llama_longrope": llama_longrope,
+  "llama_rules": llama_rules,
   "llama_yarn": llama_yarn,
   "mistral": mistral,
   "opt": opt,
@@ -207,4 +250,5 @@ RECIPES = {
   "persimmon": persimmon,
   "phi": phi,
   "qwen2": qwen2,
+  "text_body": text_body,
 }

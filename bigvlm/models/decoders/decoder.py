@@ -58,7 +58,7 @@ class Decoder(nn.Module):
   Attributes:
     vocab, width, depth, hidden, heads, kv_heads, head_dim: sizes.
     tied: logits from the embedding table; else from a `head` of their own.
-    head_bias: on the logits, of a `head` of their own.
+    head_bias: on the logits.
     embed_dim: of the embeddings and what the logits are made of, if not `width`: `embed_in` and
       `embed_out` lead to it and back (OPT).
     posemb: rows of a table of positions that is added to what comes in, 0 = none; `posemb_offset`
@@ -73,7 +73,8 @@ class Decoder(nn.Module):
     rope_bases, rope_scales: of each layer of the period; () = `rope_base` and 1 for all.
     post_norms: norms after attention and MLP as well.
     attn_softcap, final_softcap: c * tanh(x / c) on attention logits and logits; 0 = off.
-    rope_base: base of the rotary embedding. rotary: fields of a `rope.Rotary`.
+    rope_base: base of the rotary embedding. rotary: fields of a `rope.Rotary`. rotaries: those of
+      layers of the period that have others, by their number as a string.
     extra_vocab: how many of the `vocab`, its last, have tables of their own, `embedding_extra` and
       `head_extra`, so that they can be trained alone.
     out_vocab: tokens that can come out, the first of the vocabulary; 0 = all.
@@ -113,6 +114,7 @@ class Decoder(nn.Module):
   final_softcap: float = 0.0
   rope_base: float = 10_000.0
   rotary: Mapping[str, Any] = FrozenDict()
+  rotaries: Mapping[str, Mapping[str, Any]] = FrozenDict()
   eps: float = 1e-6
   extra_vocab: int = 0
   out_vocab: int = 0
@@ -168,7 +170,9 @@ class Decoder(nn.Module):
     """Pattern of layer kinds, for `blocks.Stack`."""
     period = len(self.windows)
     bases, scales = self.rope_bases or (0.0,) * period, self.rope_scales or (1.0,) * period
-    kinds = tuple(map(blocks.Kind, self.windows, bases, scales))
+    own_rope = {int(n): rope.rotary(fields) for n, fields in self.rotaries.items()}
+    rotaries = [own_rope.get(n) for n in range(period)]
+    kinds = tuple(map(blocks.Kind, self.windows, bases, scales, rotaries))
     if not self.cross_layers:
       return blocks.periodic(kinds, self.depth)
     own = itertools.cycle(kinds)
@@ -184,8 +188,6 @@ class Decoder(nn.Module):
           f"decoder {name} has {len(given)} entries for a period of {len(self.windows)} layers"
         )
     rows = self.vocab - self.extra_vocab
-    if self.head_bias and self.tied:
-      raise ValueError("decoder head_bias needs a head of its own: tied must be false")
     inner = self.embed_dim or self.width
     self.embedding = self.param("embedding", self._init_embedding, (rows, inner))
     if self.extra_vocab:
@@ -203,11 +205,11 @@ class Decoder(nn.Module):
       linear = functools.partial(dense.Linear, "bld,de->ble", bias=False, **dtypes)
       self.embed_in = linear((inner, self.width))
       self.embed_out = linear((self.width, inner))
+    if self.head_bias:
+      shape, zeros = (self.out_vocab or rows,), nn.initializers.zeros
+      self.head_shift = self.param("head_bias", zeros, shape, self.param_dtype)
     if not self.tied:
       init, shape = nn.initializers.lecun_normal(), (inner, self.out_vocab or rows)
-      if self.head_bias:
-        zeros = nn.initializers.zeros
-        self.head_shift = self.param("head_bias", zeros, shape[1:], self.param_dtype)
       self.head = self.param("head", init, shape, self.param_dtype)
       if self.extra_vocab:
         shape = (inner, self.extra_vocab)
@@ -262,10 +264,10 @@ class Decoder(nn.Module):
         parts.append(dense.scores(x, self.embedding_extra))
     else:
       parts = [dense.einsum("bkd,dv->bkv", x, self.head, jnp.float32)]
-      if self.head_bias:
-        parts[0] += self.head_shift.astype(jnp.float32)
       if self.extra_vocab:
         parts.append(dense.einsum("bkd,dv->bkv", x, self.head_extra, jnp.float32))
+    if self.head_bias:
+      parts[0] += self.head_shift.astype(jnp.float32)
     y = jnp.concatenate(parts, axis=-1) if self.extra_vocab else parts[0]
     if self.final_softcap:
       y = self.final_softcap * jnp.tanh(y / self.final_softcap)

@@ -14,6 +14,7 @@ from tokenizers import AddedToken, decoders, models, normalizers
 
 from bigvlm.processing.hub import builds, chat, spm
 from bigvlm.processing.hub.tokenizers import FastText, SentencePieceText, Text
+from bigvlm.utils import jsons
 
 _NAMED = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _MODELS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
@@ -42,12 +43,7 @@ def make(directory: str | pathlib.Path) -> Text | None:
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
-  if not path.is_file():
-    return {}
-  try:
-    return json.loads(path.read_text("utf-8"))
-  except ValueError as e:
-    raise ValueError(f"{path} is no JSON: {e}") from None
+  return jsons.read(path) if path.is_file() else {}
 
 
 def _class(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> str:

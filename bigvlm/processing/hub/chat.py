@@ -12,6 +12,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bigvlm.utils import jsons
+
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -27,7 +29,7 @@ def find(directory: pathlib.Path) -> str | dict[str, str] | None:
     found = (directory / "chat_template.jinja").read_text("utf-8")
   for file in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
     if not found and (directory / file).is_file():
-      found = json.loads((directory / file).read_text("utf-8")).get("chat_template")
+      found = jsons.read(directory / file).get("chat_template")
   if isinstance(found, list):
     found = {entry["name"]: entry["template"] for entry in found}
   if isinstance(found, dict):

@@ -1,6 +1,5 @@
 """Which image processor a checkpoint's files describe."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +8,7 @@ from PIL import Image
 
 from bigvlm.processing.hub import images, native, square, tiles
 from bigvlm.processing.hub.images import ImageProcessor
-from bigvlm.utils import names
+from bigvlm.utils import jsons, names
 
 CLIP = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
 HALF = dict(mean=images.HALF, std=images.HALF)
@@ -31,9 +30,9 @@ _PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
 _CANVASES = [[384 * rows, 384 * columns] for rows in range(1, 7) for columns in range(1, 7)]
 # Class of the reference -> kind, and what differs from its defaults. Old names: `_class`.
 TABLE: dict[str, tuple[type[ImageProcessor], dict[str, Any]]] = {
-  "BitImageProcessor": (ImageProcessor, _CROP),
-  "BlipImageProcessor": (ImageProcessor, dict(size=both(384), **CLIP)),
-  "CLIPImageProcessor": (ImageProcessor, _CROP),
+  "BitImageProcessor": (images.Plain, _CROP),
+  "BlipImageProcessor": (images.Plain, dict(size=both(384), **CLIP)),
+  "CLIPImageProcessor": (images.Plain, _CROP),
   "ConvNextImageProcessor": (
     images.Percent, dict(size={"shortest_edge": 384}, square=False, **HALF)
   ),
@@ -67,9 +66,9 @@ TABLE: dict[str, tuple[type[ImageProcessor], dict[str, Any]]] = {
   "PixtralImageProcessor": (native.WholePatches, dict(size={"longest_edge": 1024}, **CLIP)),
   "Qwen2VLImageProcessor": (native.Packed, dict(size=_PIXELS, square=False, **CLIP)),
   "Siglip2ImageProcessor": (images.Patches, dict(resample=BILINEAR, **HALF)),
-  "SiglipImageProcessor": (ImageProcessor, dict(size=both(224), square=False, **HALF)),
+  "SiglipImageProcessor": (images.Plain, dict(size=both(224), square=False, **HALF)),
   "SmolVLMImageProcessor": (tiles.Split, _SPLIT),
-  "ViTImageProcessor": (ImageProcessor, dict(size=both(224), resample=BILINEAR, **HALF)),
+  "ViTImageProcessor": (images.Plain, dict(size=both(224), resample=BILINEAR, **HALF)),
   "VideoLlama3ImageProcessor": (
     native.Packed, dict(size=_PIXELS, square=False, temporal=1, merge=1, merges=True, **HALF)
   ),
@@ -127,7 +126,7 @@ def config(directory: pathlib.Path) -> dict[str, Any] | None:
   """The image part of `processor_config.json`, else `preprocessor_config.json`, or None."""
   for file in ("processor_config.json", "preprocessor_config.json"):
     if (directory / file).is_file():
-      found = json.loads((directory / file).read_text("utf-8"))
+      found = jsons.read(directory / file)
       found = found.get("image_processor") if file == "processor_config.json" else found
       if isinstance(found, dict):
         return found

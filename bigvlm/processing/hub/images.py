@@ -20,7 +20,7 @@ from bigvlm.utils import names
 HALF = (0.5, 0.5, 0.5)
 _BICUBIC = int(Image.Resampling.BICUBIC)
 _WIDE = 384  # ConvNeXt: from this size on the image is squeezed, not cropped.
-_SIZES = ("size", "crop_size", "high_res_size", "image_size")
+_SIZES = ("size", "crop_size", "high_res_size", "image_size", "pad_size")
 Groups = Sequence[Sequence[np.ndarray]]
 
 
@@ -153,10 +153,32 @@ class ImageProcessor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fixed(ImageProcessor):
+class Plain(ImageProcessor):
+  """CLIP, SigLIP, ViT and others that have no steps of their own.
+
+  Attributes:
+    pad: whether images are filled up at the end with zeros, on the right and below.
+    pad_size: {"height", "width"} that they get then; None = the largest of the batch.
+  """
+
+  pad: bool = False
+  pad_size: Mapping[str, int] | None = None
+  KEYS = ImageProcessor.KEYS | {"do_pad": "pad", "pad_size": "pad_size"}
+
+  def shape(self):
+    if self.pad and self.pad_size:
+      return self.pad_size["height"], self.pad_size["width"]
+    return super().shape()
+
+  def joined(self, pixels):
+    return super().joined(sizes.filled(pixels, self.pad_size, self.name) if self.pad else pixels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed(Plain):
   """Idefics: the size is also called `image_size`."""
 
-  KEYS = ImageProcessor.KEYS | {"image_size": "size"}
+  KEYS = Plain.KEYS | {"image_size": "size"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +190,9 @@ class Percent(ImageProcessor):
 
   def sized(self, x):
     if self.resize:
-      side = self.size["shortest_edge"]
+      side = self.size.get("shortest_edge")
+      if not side:
+        raise ValueError(f"{self.name}: size {dict(self.size)} needs shortest_edge")
       if side >= _WIDE:
         x = self.resized(x, (side, side))
       else:
@@ -209,6 +233,12 @@ class Patches(ImageProcessor):
     return {"pixel_values": pixels, "pixel_attention_mask": mask, "spatial_shapes": grids}
 
 
+# Of kinds that have no centre crop, whatever their files say.
+UNCROPPED = {
+  k: v for k, v in ImageProcessor.KEYS.items() if k not in ("do_center_crop", "crop_size")
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class PanAndScan(ImageProcessor):
   """Gemma 3: crops of long images beside them, when it is on.
@@ -223,7 +253,7 @@ class PanAndScan(ImageProcessor):
   pan_min: int = 256
   pan_max: int = 4
   pan_ratio: float = 1.2
-  KEYS = ImageProcessor.KEYS | {
+  KEYS = UNCROPPED | {
     "do_pan_and_scan": "pan",
     "pan_and_scan_max_num_crops": "pan_max",
     "pan_and_scan_min_crop_size": "pan_min",
@@ -253,13 +283,30 @@ class PanAndScan(ImageProcessor):
 
 
 def _value(key: str, value: Any, square: bool) -> Any:
-  """A value of the file as a field; sizes as a dictionary, whichever way they are written."""
+  """A value of the file as a field; sizes as a dictionary, whichever way they are written.
+
+  Raises:
+    ValueError: a value that the field cannot have.
+  """
   if key.endswith(("image_mean", "image_std")):
-    return tuple(value) if isinstance(value, (list, tuple)) else (value,) * 3
-  if key not in _SIZES or isinstance(value, Mapping):
+    three = tuple(value) if isinstance(value, (list, tuple)) else (value,) * 3
+    _numbers(key, value, three, 3)
+    return three
+  if key not in _SIZES:
+    return value
+  if isinstance(value, Mapping):
+    _numbers(key, value, [n for n in value.values() if n is not None])
     return value
   if isinstance(value, (list, tuple)):
+    _numbers(key, value, value, 2)
     return {"height": value[0], "width": value[1]}
+  _numbers(key, value, [value])
   if square or key == "crop_size":
     return {"height": value, "width": value}
   return {"shortest_edge": value}
+
+
+def _numbers(key: str, value: Any, parts: Sequence[Any], count: int | None = None) -> None:
+  right = all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in parts)
+  if not right or len(parts) != (count or len(parts)):
+    raise ValueError(f"{key} is {value!r}; want numbers" + (f", {count} of them" if count else ""))

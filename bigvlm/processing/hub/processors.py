@@ -4,7 +4,6 @@
 of the same name with `return_tensors="np"`, under its names.
 """
 
-import json
 import pathlib
 
 from bigvlm.processing.hub import (
@@ -23,6 +22,7 @@ from bigvlm.processing.hub import (
   videos,
 )
 from bigvlm.processing.hub.base import Parts, Processor
+from bigvlm.utils import jsons
 
 # `processor_class`, or the `model_type` where the files do not name one.
 CLASSES: dict[str, type[Processor]] = {
@@ -90,7 +90,7 @@ def make(directory: str | pathlib.Path) -> Processor | None:
   """
   directory = pathlib.Path(directory)
   files = {
-    file: json.loads((directory / file).read_text("utf-8"))
+    file: jsons.read(directory / file)
     for file in ("config.json", "processor_config.json", "preprocessor_config.json")
     if (directory / file).is_file()
   }

@@ -34,7 +34,13 @@ def target(size: tuple[int, int], wanted: Mapping[str, int], name: str) -> tuple
     return wanted["height"], wanted["width"]
   if wanted.get("shortest_edge"):
     return shortest(size, wanted["shortest_edge"], wanted.get("longest_edge"))
-  raise ValueError(f"{name}: size {dict(wanted)} is neither height and width nor shortest_edge")
+  if wanted.get("max_height") and wanted.get("max_width"):
+    scale = min(wanted["max_height"] / size[0], wanted["max_width"] / size[1])
+    return int(size[0] * scale), int(size[1] * scale)
+  raise ValueError(
+    f"{name}: size {dict(wanted)} is neither height and width, shortest_edge nor max_height and "
+    "max_width"
+  )
 
 
 def box(wanted: Mapping[str, int], name: str) -> tuple[int, int]:
@@ -67,8 +73,14 @@ def patch_size(size: tuple[int, int], patch: int, most: int) -> tuple[int, int]:
   return scaled(low)
 
 
-def center_crop(x: np.ndarray, size: Mapping[str, int]) -> np.ndarray:
-  """The middle of [H, W, C]; what is smaller is laid into zeros."""
+def center_crop(x: np.ndarray, size: Mapping[str, int] | None) -> np.ndarray:
+  """The middle of [H, W, C]; what is smaller is laid into zeros.
+
+  Raises:
+    ValueError: a size without height and width.
+  """
+  if not (size and size.get("height") and size.get("width")):
+    raise ValueError(f"do_center_crop needs a crop_size with height and width, not {size}")
   for axis, want in enumerate((size["height"], size["width"])):
     have = x.shape[axis]
     before = (have - want) // 2
@@ -94,6 +106,26 @@ def square(x: np.ndarray, mean: Sequence[float]) -> np.ndarray:
   top, left = (side - height) // 2, (side - width) // 2
   out[top : top + height, left : left + width] = x
   return out
+
+
+def filled(
+  pixels: Sequence[np.ndarray], size: Mapping[str, int] | None, name: str
+) -> list[np.ndarray]:
+  """Arrays [3, h, w] with zeros on the right and below.
+
+  Args:
+    pixels: the arrays. size: {"height", "width"} they get; None = the largest of them.
+    name: for the message.
+
+  Raises:
+    ValueError: one that is larger than that.
+  """
+  height, width = (max(side) for side in zip(*(x.shape[1:] for x in pixels), strict=True))
+  wanted = (height, width) if size is None else box(size, name)
+  if height > wanted[0] or width > wanted[1]:
+    raise ValueError(f"{name}: images of {height}x{width} do not fit into pad_size {dict(size)}")
+  pads = [[(0, w - have) for w, have in zip(wanted, x.shape[1:], strict=True)] for x in pixels]
+  return [np.pad(x, [(0, 0), *pad]) for x, pad in zip(pixels, pads, strict=True)]
 
 
 def stacked(rows: Sequence[Sequence[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

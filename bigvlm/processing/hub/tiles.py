@@ -7,7 +7,7 @@ import numpy as np
 
 from bigvlm.processing import tiling
 from bigvlm.processing.hub import sizes
-from bigvlm.processing.hub.images import ImageProcessor
+from bigvlm.processing.hub.images import UNCROPPED, ImageProcessor
 from bigvlm.processing.tiling import Size
 
 
@@ -93,7 +93,7 @@ class Dynamic(ImageProcessor):
   crop_tiles: bool = False
   least: int = 1
   most: int = 12
-  KEYS = ImageProcessor.KEYS | {
+  KEYS = UNCROPPED | {
     "crop_to_patches": "crop_tiles", "min_patches": "least", "max_patches": "most",
   }  # fmt: skip
 

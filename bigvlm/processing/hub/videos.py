@@ -1,7 +1,6 @@
 """Video preprocessing as a checkpoint's `video_preprocessor_config.json` says it."""
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from bigvlm.processing.hub.image_table import CLIP, HALF, LANCZOS, both
 from bigvlm.processing.hub.images import ImageProcessor
 from bigvlm.processing.hub.native import Packed
 from bigvlm.processing.video import Clip
-from bigvlm.utils import names
+from bigvlm.utils import jsons, names
 
 RATE = 24.0  # Frames a second of a video that does not say it, as the reference takes it.
 
@@ -321,7 +320,7 @@ def config(directory: pathlib.Path) -> dict[str, Any] | None:
     "processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json"
   ):  # fmt: skip
     if (directory / file).is_file():
-      found = json.loads((directory / file).read_text("utf-8"))
+      found = jsons.read(directory / file)
       found = found.get("video_processor") if file == "processor_config.json" else found
       if isinstance(found, dict):
         return found
