@@ -57,9 +57,8 @@ def answers(
     raise ValueError("on_text follows one answer a prompt as it is written; not beams or samples")
   eos, pad = decoding.ends(model)
   pad = 0 if pad is None else pad
-  max_new_tokens = decoding.room(
-    model, batch, max_new_tokens
-  )  # An answer ends where the model does.
+  # An answer ends where the model does.
+  max_new_tokens = decoding.room(model, batch, max_new_tokens)
   module, params, batch = model.decoding(batch)
   how = dict(max_new_tokens=max_new_tokens, eos=eos, pad=pad)
   if beams:
