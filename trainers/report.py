@@ -206,6 +206,11 @@ def plots(stages: Sequence[Mapping], lines: Sequence[Mapping]) -> list[list[dict
       points = [(at, line[name]) for at, line in times if isinstance(line.get(name), (int, float))]
       x += [at for at, _ in points]
       y += [value for _, value in points]
+  for group, series in list(groups.items()):  # What is no rate would flatten those that are.
+    beyond = {short for short, (_, y) in series.items() if max(y, default=0) > 1}
+    if beyond and len(beyond) < len(series):
+      for short in sorted(beyond):
+        groups[f"{group}/{short}"] = {short: series.pop(short)}
   panels = []
   for group, series in groups.items():
     panel = dict(title=f"{group or 'metrics'}, at the end of stages", series=series, ticks=names)

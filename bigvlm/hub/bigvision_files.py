@@ -18,6 +18,7 @@ from bigvlm.hub import bigvision, fields, files
 from bigvlm.hub import bigvision_rules as bv
 from bigvlm.hub import describe as describe_lib
 from bigvlm.hub.system import System
+from bigvlm.utils import jsons
 
 # Where a text tower's positions were added twice by mistake; the reference loads the sum.
 _TWICE = ("params/txt/pos_embedding", "params/txt/Encoder_0/pos_embedding")
@@ -99,7 +100,7 @@ def find(path: pathlib.Path, config: Any = None) -> pathlib.Path | None:
   if not path.is_dir() or any(path.glob("*.safetensors*")):
     return None
   if config is None and (path / "config.json").is_file():
-    if "model_name" not in fields.read_json(path / "config.json"):
+    if "model_name" not in jsons.read(path / "config.json"):
       return None
   found = sorted(path.glob("*.npz"))
   if (path / "model.npz").is_file():
@@ -139,7 +140,7 @@ def describe(path: pathlib.Path, config: Any = None) -> tuple[System, Adapted]:
 
 def _config(path: pathlib.Path, config: Any, shapes: bigvision.Shapes) -> tuple[Mapping, str]:
   if isinstance(config, (str, pathlib.Path)):
-    return fields.read_json(config), str(config)
+    return jsons.read(config), str(config)
   if config is not None:
     config = config.to_dict() if hasattr(config, "to_dict") else config
     if not isinstance(config, Mapping):
@@ -147,7 +148,7 @@ def _config(path: pathlib.Path, config: Any, shapes: bigvision.Shapes) -> tuple[
     return config, "config="
   beside = path.parent / "config.json"
   if beside.is_file():
-    cfg = fields.read_json(beside)
+    cfg = jsons.read(beside)
     if "model_name" in cfg:
       return cfg, str(beside)
   cfg = released(path.stem, shapes)

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bigvlm.utils import names
-from bigvlm.utils.jsons import read as read_json
+from bigvlm.utils import jsons, names
 
 DTYPES = ("bfloat16", "float16", "float32")  # Of parameters and of the computation.
 # transformers' names of activations -> `layers.mlp.ACTIVATIONS`.
@@ -89,7 +88,7 @@ def generation(model: Any) -> dict[str, Any] | None:
   """`generation_config.json` of a `HubModel`; None without one, or where it is not the model's."""
   path = None if model.directory is None else model.directory / "generation_config.json"
   counts = model.system.options.get("generation_config", True)
-  return read_json(path) if counts and path is not None and path.is_file() else None
+  return jsons.read(path) if counts and path is not None and path.is_file() else None
 
 
 def with_size(cfg: Mapping[str, Any], size: tuple[int, int], patch: int) -> dict[str, Any]:

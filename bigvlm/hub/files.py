@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 
 from bigvlm.ckpt.sources import Source
-from bigvlm.hub.fields import read_json
+from bigvlm.utils import jsons
 
 DIGESTS = "digests.json"
 _SHARD = 5 * 10**9  # Bytes of tensors in a file, as the hub has them.
@@ -110,7 +110,7 @@ def verify(source: Source, directory: pathlib.Path, how: str) -> None:
     source.check(how)
   if how == "off" or not path.is_file():
     return
-  for name, wanted in read_json(path).items():
+  for name, wanted in jsons.read(path).items():
     if name not in source.specs():
       raise ValueError(f"{path} names {name}, which is not in {source.path}")
     if how == "sample" and xxhash.xxh3_64_intdigest(name) % 10:

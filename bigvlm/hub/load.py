@@ -22,7 +22,7 @@ from bigvlm.hub.system import System
 from bigvlm.layers import posemb
 from bigvlm.parallel import mesh as meshes
 from bigvlm.parallel import sharding
-from bigvlm.utils import jaxcache
+from bigvlm.utils import jaxcache, jsons
 
 # What is fetched from the hub; never a pickle.
 _TEXTS = ("*.json", "*.model", "*.txt", "*.jinja")
@@ -96,7 +96,7 @@ def load(
   params, origin = transfer.load(
     system.map, source, abstract, shardings=layout, dtype=dtype, excuse=_patterns(excuse)
   )
-  cfg = None if npz else fields.read_json(directory / "config.json")
+  cfg = None if npz else jsons.read(directory / "config.json")
   model = HubModel(config, module, params, None, mesh, system, origin, directory, dtype, cfg, npz)
   return model if res is None else resized(model, fields.size(res))
 
@@ -221,7 +221,7 @@ def describe(directory: pathlib.Path, config: Any = None) -> tuple[System, sourc
 def _read(directory: pathlib.Path, source: sources.Source | None) -> tuple[System, sources.Source]:
   """The system of a directory's `config.json` and of its tensors, or of those of `source`."""
   path = directory / "config.json"
-  system = table.system(fields.read_json(path), str(path))
+  system = table.system(jsons.read(path), str(path))
   source = source or sources.open_source(directory)
   return (system.refine(system, source) if system.refine else system), source
 
@@ -269,7 +269,7 @@ def is_run(directory: str | pathlib.Path) -> bool:
   if "checkpoints" in directory.parts and not (directory / "config.json").is_file():
     return True
   path = directory / "config.json"
-  return path.is_file() and "stages" in fields.read_json(path)
+  return path.is_file() and "stages" in jsons.read(path)
 
 
 def _run(directory: pathlib.Path, dtype: str | None, mesh: Mesh | None, res: Any) -> api.Model:

@@ -21,11 +21,11 @@ from bigvlm import lora
 from bigvlm.ckpt import axes as axes_lib
 from bigvlm.ckpt import sources
 from bigvlm.ckpt.rules import CkptMap
-from bigvlm.hub import fields, files
+from bigvlm.hub import files
 from bigvlm.hub.model import HubModel
 from bigvlm.parallel import mesh as meshes
+from bigvlm.utils import jsons, tree
 from bigvlm.utils import names as names_lib
-from bigvlm.utils import tree
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -307,7 +307,7 @@ def _pairs(
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
   """The config; refuses whatever would make the tensors mean something else."""
-  cfg = fields.read_json(path)
+  cfg = jsons.read(path)
   for name, good in _PLAIN.items():
     if name in cfg and not any(cfg[name] is v or cfg[name] == v for v in good):
       raise ValueError(f"{path}: {name}={cfg[name]!r} is not supported; {name}={good[0]!r} is")

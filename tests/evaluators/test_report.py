@@ -63,6 +63,15 @@ def test_what_was_measured_on_the_way_lies_between_the_ends_of_stages():
   assert vqa["series"] == {"which": ([1, 1.2, 2], [0.5, 0.6, 0.75])}
 
 
+def test_what_is_no_rate_has_a_panel_of_its_own():
+  metrics = {"caption/exact": 0.5, "caption/cider": 3.2}
+  stages = [dict(name="low", steps=1, metrics=metrics)]
+  panels = {p["title"].split(",")[0]: p for row in report.plots(stages, []) for p in row}
+  assert list(panels["caption"]["series"]) == ["exact"] and "limits" in panels["caption"]
+  assert list(panels["caption/cider"]["series"]) == ["cider"]
+  assert "limits" not in panels["caption/cider"]
+
+
 def test_each_evaluator_is_shown_after_the_last_stage_that_ran_it(workdir):
   fill(workdir)
   report.save_records(workdir, "low", [record(right=False), record(evaluator="caption")])
