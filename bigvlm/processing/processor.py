@@ -96,13 +96,14 @@ class PrefixLM(Processor):
     read_len: positions whose logits are wanted; 0 = text_len.
     images: I, most pictures (or frames of a video) of an example. Slots that an example does not
       fill have item 0, and nobody sees their placeholders.
+    sep: what stands between prefix and suffix.
 
   Rows: `image` uint8 [I, H, W, 3], `image_item` int32 [I], the fields of `prompt.pack` with
   T = N + text_len, `bad` int32 [].
   """
 
   def __init__(
-    self, pixels, tokenizer, *, image_tokens, grid=None, text_len=64, read_len=0, images=1
+    self, pixels, tokenizer, *, image_tokens, grid=None, text_len=64, read_len=0, images=1, sep="\n"
   ):
     for field in ("bos", "eos"):
       if getattr(tokenizer, field) is None:
@@ -116,6 +117,7 @@ class PrefixLM(Processor):
       )
     self.image_tokens, self.grid, self.images = image_tokens, grid, images
     self.text_len, self.read_len = text_len, read_len
+    self.sep = tokenizer.newline if sep == "\n" else tokenizer.encode(sep)
 
   def _pack(self, prefix: str, suffix: str | None, images: int) -> prompt.Packed:
     tok = self.tokenizer
@@ -126,7 +128,7 @@ class PrefixLM(Processor):
       text_len=self.text_len,
       bos=tok.bos,
       eos=tok.eos,
-      sep=tok.newline,
+      sep=self.sep,
       pad=tok.pad or 0,
       read_len=self.read_len,
       missing=(self.images - images) * (self.image_tokens // self.images),
@@ -302,7 +304,7 @@ class Mask(Processor):
 
 
 KINDS = ("prefix_lm", "seq2seq", "contrastive", "mask")
-_FIELDS = ("kind", "image", "tokenizer", "text_len", "read_len", "target_len")
+_FIELDS = ("kind", "image", "tokenizer", "text_len", "read_len", "target_len", "sep")
 _IMAGE = ("size", "count", "method", "antialias", "backend", "reduce", "max_pixels", "max_bytes")
 
 
@@ -318,7 +320,7 @@ def make(
 
   Args:
     cfg: `dict(kind=..., image=dict(size=, ...), tokenizer=dict(...), text_len=, read_len=,
-      target_len=)`, the kind one of `KINDS`.
+      target_len=, sep=)`, the kind one of `KINDS`.
     tokenizer: instead of the one that `cfg.tokenizer` names.
     image_tokens: rows of the connector for the pictures of an example (prefix_lm, seq2seq).
     grid: patch grid (h, w).
@@ -359,5 +361,6 @@ def make(
     grid=grid,
     text_len=text_len,
     read_len=cfg.get("read_len", 0),
+    sep=cfg.get("sep", "\n"),
     images=count,
   )

@@ -45,6 +45,15 @@ def test_prefix_lm(tok, example):
   np.testing.assert_array_equal(prompt["image"], row["image"])
 
 
+def test_separator(tok, example):
+  """A prompt ends with its separator, or without one with its own last word."""
+  for sep, ids in (("", []), ("segment ", tok.encode("segment "))):
+    p = make(tok, sep=sep)
+    head = [0] * 6 + [2, *tok.encode("detect 7"), *ids]
+    assert p.prompt(example)["tokens"].tolist() == head + [0] * (26 - len(head))
+    assert p(example, rng())["read"][0] == len(head) - 1
+
+
 def test_several_pictures(tok, example, pictures):
   """Slots without a picture have item 0; nobody sees their placeholders, the text moves up."""
   image, other = pictures.scene(), pictures.scene(40, 40)[:, ::-1]
