@@ -127,7 +127,7 @@ class Digits:
     tasks: task name -> weight. Each example asks one of them:
       caption: "caption en" -> the digits from left to right, "7 2 5";
       which: "answer en which digit is at the top left ?" -> "7" (nine areas of the picture);
-      count: "answer en how many 7s ?" -> "2";
+      count: "answer en how many digits are 7" -> "2";
       largest: "answer en which digit is the largest ?" -> "7";
       detect: "detect 7" -> "<loc>x4 7 ; <loc>x4 7", from left to right;
       detect_all: "detect digits" -> the same for every digit of the picture;
@@ -281,7 +281,7 @@ class Digits:
   def _count(self, scene, rng):
     digit = int(rng.choice(scene.labels) if rng.random() < 0.75 else rng.integers(10))
     count = int((scene.labels == digit).sum())
-    return dict(prefix=f"answer en how many {digit}s ?", suffix=str(count), label=digit)
+    return dict(prefix=f"answer en how many digits are {digit}", suffix=str(count), label=digit)
 
   def _largest(self, scene, rng):
     height = scene.boxes[:, 2] - scene.boxes[:, 0]
