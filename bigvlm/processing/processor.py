@@ -117,7 +117,7 @@ class PrefixLM(Processor):
       )
     self.image_tokens, self.grid, self.images = image_tokens, grid, images
     self.text_len, self.read_len = text_len, read_len
-    self.sep = tokenizer.newline if sep == "\n" else tokenizer.encode(sep)
+    self.sep = tokenizer.encode(sep)
 
   def _pack(self, prefix: str, suffix: str | None, images: int) -> prompt.Packed:
     tok = self.tokenizer
