@@ -120,9 +120,9 @@ class Model:
 
   @property
   def _decoding(self) -> tuple[nn.Module, Any]:
-    """The module that unrolls its layers, and the parameters cut to match; kept while they last."""
+    """The module of decoding, and the parameters cut for it; kept while they last."""
     if self._cut is None or self._cut[0] is not self.params:
-      module = build.model(self.config["model"], dtype=self.config["dtype"], layers="loop")
+      module = build.model(self.config["model"], dtype=self.config["dtype"], layers="scan")
       self._cut = (self.params, (module, generate.unstack(self.params)))
     return self._cut[1]
 

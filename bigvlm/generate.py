@@ -19,6 +19,7 @@ import numpy as np
 from bigvlm import sampling as sampling_lib
 from bigvlm.sampling import GREEDY, Sampling
 from bigvlm.types import Batch
+from bigvlm.utils import jaxcache
 
 
 def unstack(params: dict) -> dict:
@@ -28,11 +29,12 @@ def unstack(params: dict) -> dict:
     params: parameter tree with [repeats, ...] leaves under names g0, g1, ...
 
   Returns:
-    The same tree with those leaves cut; all other leaves are shared with `params`.
+    The same tree with those leaves cut; all other leaves, and what is cut already, are those of
+    `params`.
   """
   out = {}
   for name, sub in params.items():
-    if not isinstance(sub, dict):
+    if not isinstance(sub, dict) or "0" in sub:
       out[name] = sub
     elif name[:1] == "g" and name[1:].isdigit():
       repeats = jax.tree.leaves(sub)[0].shape[0]
@@ -86,14 +88,14 @@ def prefill(
   The copies of a row lie side by side, and are made after the prefill.
 
   Raises:
-    ValueError: copies for a module that scans its layers (its cache has the layers in front).
+    ValueError: copies of scanned layers (whose cache has the layers in front).
   """
-  if copies > 1 and module.decoder.mode != "loop":
-    raise ValueError("several samples or beams need a module built with layers='loop'")
   cache = module.init_cache(batch, new)
   out = module.apply({"params": params}, batch, cache=cache)
   logits, cache = out.logits[:, 0], out.cache
   if copies > 1:
+    if "0" not in cache.layers["g0"]:
+      raise ValueError("several samples or beams need parameters that `generate.unstack` cut apart")
     logits = jnp.repeat(logits, copies, axis=0)
     cache = jax.tree.map(lambda x: jnp.repeat(x, copies, axis=0) if x.ndim else x, cache)
   return logits, cache
@@ -169,7 +171,7 @@ def decode(
   """Generates until every row has ended or `max_new_tokens` are made.
 
   Args:
-    module: a VLM whose layers run as "loop".
+    module: a VLM.
     params: its parameters, after `unstack`.
     batch: prompts with read [B, 1] at the last prompt position; for an encoder-decoder with a
       target, what its decoder begins with, and that read.
@@ -219,8 +221,13 @@ def generate(
   ).tokens
 
 
-_start = jax.jit(start, static_argnames=_STATIC)
 _run = jax.jit(run, static_argnames=("module", "eos", "sampling", "pad"))
+
+
+@functools.cache
+def _start(platform: str):
+  options = dict(jaxcache.SOON) if platform == "cpu" else None
+  return jax.jit(start, static_argnames=_STATIC, compiler_options=options)
 
 
 def stream(
@@ -234,20 +241,34 @@ def stream(
   sampling: Sampling = GREEDY,
   pad: int | None = None,
   every: int = 8,
+  apart: dict | None = None,
 ) -> Iterator[Generated]:
-  """The same tokens as `decode`, a few at a time.
+  """The same tokens as `decode`, a few at a time and the first one soon.
+
+  The prefill is a program of its own and takes the parameters as they are, so that a module that
+  scans its layers compiles one of each kind for it.
+
+  Args:
+    module, batch, rng, max_new_tokens, eos, sampling, pad: as for `decode`.
+    params: the parameters, not cut apart.
+    every: how many tokens are made before there is news of them.
+    apart: `unstack(params)`, where it is at hand.
 
   Yields:
-    `Generated` with [B, n] for growing n, every `every` tokens; the last holds them all. A caller
+    `Generated` of NumPy arrays [B, n] for n = 1, 1 + every, ...; the last holds them all. A caller
     that has seen enough just stops.
   """
   pad = (*ends(eos), 0)[0] if pad is None else pad
   how = dict(eos=eos, sampling=sampling, pad=pad)
-  state = _start(module, params, batch, rng, max_new_tokens=max_new_tokens, samples=1, **how)
+  begin = _start(next(iter(jax.tree.leaves(params)[0].devices())).platform)
+  state = begin(module, params, batch, rng, max_new_tokens=max_new_tokens, samples=1, **how)
   until = 1
   while True:
-    yield Generated(*(x[:, :until] for x in state.out))
-    if until >= max_new_tokens or bool(jnp.all(state.done)):
+    yield Generated(*(np.asarray(x)[:, :until] for x in state.out))
+    if until >= max_new_tokens or np.all(state.done):
       return
+    if until == 1:
+      apart = unstack(params) if apart is None else apart
+      state = state._replace(cache=state.cache.replace(layers=unstack(state.cache.layers)))
     until = min(until + every, max_new_tokens)
-    state = _run(module, params, state, rng, jnp.int32(until), **how)
+    state = _run(module, apart, state, rng, jnp.int32(until), **how)

@@ -178,13 +178,16 @@ def test_tokens_are_barred_and_forced_where_their_number_says(lm):
       ids.append(token)
 
 
-def test_a_stream_grows_to_the_same_tokens_and_stops_when_all_ended(lm):
-  args = (lm[0], lm[2], prompts(ROWS), jax.random.key(0))
+@pytest.mark.parametrize("layers", ["loop", "scan"])
+def test_a_stream_grows_to_the_same_tokens_and_stops_when_all_ended(lm, layers):
+  args = (build.model(LM, layers=layers), lm[1], prompts(ROWS), jax.random.key(0))
   parts = list(generate.stream(*args, max_new_tokens=5, eos=EOS, every=2))
   whole = np.asarray(decode(lm).tokens)
   for part in parts:
     np.testing.assert_array_equal(part.tokens, whole[:, : part.tokens.shape[1]])
   assert [p.tokens.shape[1] for p in parts][:2] == [1, 3]
+  again = list(generate.stream(*args, max_new_tokens=5, eos=EOS, every=2, apart=lm[2]))
+  np.testing.assert_array_equal(again[-1].tokens, parts[-1].tokens)
   every = tuple(range(VOCAB))  # Any token ends a row.
   assert len(list(generate.stream(*args, max_new_tokens=5, eos=every, every=2))) == 1
 
@@ -252,9 +255,18 @@ def test_without_an_end_the_best_living_answer_comes_back(lm):
     assert np.asarray(out.tokens[row]).tolist() == list(best)
 
 
-def test_several_samples_of_a_module_that_scans_are_refused(lm):
+def test_parameters_cut_apart_are_unrolled_by_a_module_that_scans(lm):
   module = build.model(LM, layers="scan")
-  with pytest.raises(ValueError, match="layers='loop'"):
+  out = generate.decode(
+    module, lm[2], prompts(ROWS), jax.random.key(0), max_new_tokens=5, eos=EOS, samples=2
+  )
+  np.testing.assert_array_equal(out.tokens[::2], decode(lm).tokens)
+  assert jax.tree.structure(generate.unstack(lm[2])) == jax.tree.structure(lm[2])
+
+
+def test_several_samples_of_scanned_layers_are_refused(lm):
+  module = build.model(LM, layers="scan")
+  with pytest.raises(ValueError, match="unstack"):
     generate.decode(
       module,
       lm[1],

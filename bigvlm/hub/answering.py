@@ -59,17 +59,18 @@ def answers(
   pad = 0 if pad is None else pad
   # An answer ends where the model does.
   max_new_tokens = decoding.room(model, batch, max_new_tokens)
-  module, params, batch = model.decoding(batch)
+  module, params, placed = model.decoding(batch)
   how = dict(max_new_tokens=max_new_tokens, eos=eos, pad=pad)
   if beams:
-    found = beam.search(module, params, batch, beams=beams, length_penalty=length_penalty, **how)
+    found = beam.search(module, params, placed, beams=beams, length_penalty=length_penalty, **how)
     rows = zip(np.asarray(found.tokens)[:count], np.asarray(found.score)[:count], strict=True)
     return [[_cut(model, ids, [float(score)], eos, stop)] for ids, score in rows]
   if on_text is not None or (stop and samples == 1):
-    parts = generate.stream(module, params, batch, rng, sampling=sampling, **how)
+    whole = model.params_for(batch)
+    parts = generate.stream(module, whole, placed, rng, sampling=sampling, apart=params, **how)
     out = _followed(model, parts, count, eos, stop, on_text, first, max_new_tokens)
   else:
-    out = generate.decode(module, params, batch, rng, sampling=sampling, samples=samples, **how)
+    out = generate.decode(module, params, placed, rng, sampling=sampling, samples=samples, **how)
   ids, logp = np.asarray(out.tokens), np.asarray(out.logp)
   flat = [_cut(model, ids[n], logp[n].tolist(), eos, stop) for n in range(count * samples)]
   return [flat[n * samples : (n + 1) * samples] for n in range(count)]

@@ -3,7 +3,7 @@
 A stack has one parameter tree whatever way it runs: groups `g{n}` of `repeats`
 periods, a period of layers `b{j}`, every leaf with a leading [repeats] axis.
 `scan` compiles one period; `loop` unrolls it (faster steps on a CPU, slower to
-compile) and also takes the layers cut apart, `g{n}/{i}/b{j}`, as decoding does.
+compile). Layers cut apart, `g{n}/{i}/b{j}`, as decoding has them, are unrolled.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from bigvlm.layers import attention, mlp, norms, relpos, rope
+from bigvlm.layers.module import Module
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Ctx:
   train: bool = struct.field(pytree_node=False, default=False)
 
 
-class Layer(nn.Module):
+class Layer(Module):
   """Pre-norm transformer layer: x + attention(norm(x)), with `Kind.cross` the same over the memory
   (or, `Kind.alone`, over that only), then x + mlp(norm(x))."""
 
@@ -315,20 +316,17 @@ class Stack(nn.Module):
     for n, (kinds, repeats) in enumerate(self.groups):
       name = f"g{n}"
       part = None if cache is None else cache[name]
-      if self.is_initializing() or self.mode == "scan":
-        x, out[name] = self._scan(name, kinds, repeats)(x, ctx, part)
+      if self.is_initializing():
+        x, out[name] = self._init(kinds, repeats, name)(x, ctx, part)
       else:
-        x, out[name] = self._loop(name, kinds, repeats, x, ctx, part)
+        x, out[name] = self._run(kinds, repeats, name, x, ctx, part)
       if after is not None:
         after.append(x)
     return x, None if cache is None else out
 
-  def _scan(self, name: str, kinds: tuple[Kind, ...], repeats: int) -> nn.Module:
-    period = Period
-    if self.remat != "none":
-      period = nn.remat(Period, prevent_cse=False, policy=REMAT[self.remat]())
+  def _init(self, kinds: tuple[Kind, ...], repeats: int, name: str) -> nn.Module:
     scanned = nn.scan(
-      period,
+      Period,
       variable_axes={"params": 0},
       split_rngs={"params": True, "dropout": True},
       in_axes=(nn.broadcast, 0),
@@ -336,32 +334,32 @@ class Stack(nn.Module):
     )
     return scanned(self.spec, kinds, self.layer, name=name)
 
-  def _loop(self, name, kinds, repeats, x, ctx, cache):
-    # `lax.split` and not indexing: its transpose is one concatenation, while each
-    # x[i] would add a full-size zero-padded gradient.
+  def _run(self, kinds, repeats, name, x, ctx, cache):
     params = self.variables["params"][name]
-    if "0" in params:
-      layers = [params[str(i)] for i in range(repeats)]
-    else:
-      layers = cut(params, repeats)
+    apart = "0" in params
+    scan = self.mode == "scan" and not apart
     period = Period(self.spec, kinds, self.layer, parent=None)
-    keys = [None] * repeats
-    if ctx.train and self.has_rng("dropout") and (self.spec.dropout or _adapters_drop(layers[0])):
+    keys = None
+    if ctx.train and self.has_rng("dropout") and (self.spec.dropout or _adapters_drop(params)):
       keys = jax.random.split(self.make_rng("dropout"), repeats)
 
-    def run(layer, key, x, ctx, part):
+    def run(x, ctx, layer, key, part):
       rngs = None if key is None else {"dropout": key}
       return period.apply({"params": layer}, x, ctx, part, rngs=rngs)
 
     if self.remat != "none":
-      run = jax.checkpoint(run, policy=REMAT[self.remat]())
-    elif not ctx.train:
-      run = jax.jit(
-        run
-      )  # Layers that are alike are traced once: half of the time of a first answer.
+      run = jax.checkpoint(run, policy=REMAT[self.remat](), prevent_cse=not scan)
+    elif not (ctx.train or scan):
+      run = jax.jit(run)  # Layers that are alike are traced once: half the time of a first answer.
+    if scan:
+      return jax.lax.scan(lambda x, own: run(x, ctx, *own), x, (params, keys, cache))
+    layers = [params[str(i)] for i in range(repeats)] if apart else cut(params, repeats)
     out = {}
     for i in range(repeats):
-      x, out[str(i)] = run(layers[i], keys[i], x, ctx, None if cache is None else cache[str(i)])
+      part = cache
+      if cache is not None:  # `init_cache` gives them stacked.
+        part = cache[str(i)] if "0" in cache else jax.tree.map(lambda c, i=i: c[i], cache)
+      x, out[str(i)] = run(x, ctx, layers[i], None if keys is None else keys[i], part)
     return x, None if cache is None else out
 
 
@@ -394,40 +392,29 @@ def cut(stacked: Any, repeats: int) -> list[Any]:
   return [treedef.unflatten(layer) for layer in zip(*parts, strict=True)]
 
 
-def _adapters_drop(layer: Any) -> bool:
-  """Whether some low-rank adapter of a layer has a dropout (see `bigvlm.lora`)."""
-  paths = jax.tree_util.tree_leaves_with_path(layer)
+def _adapters_drop(layers: Any) -> bool:
+  """Whether some low-rank adapter of the layers has a dropout (see `bigvlm.lora`)."""
+  paths = jax.tree_util.tree_leaves_with_path(layers)
   return any(getattr(path[-1], "key", "") == "lora_dropout" for path, _ in paths)
 
 
 def init_cache(
-  spec: LayerSpec,
-  groups: tuple,
-  mode: str,
-  batch: int,
-  length: int,
-  dtype: jnp.dtype,
-  memory: int = 0,
+  spec: LayerSpec, groups: tuple, batch: int, length: int, dtype: jnp.dtype, memory: int = 0
 ) -> dict:
-  """Zeroed key/value buffers [B, length, kv_heads, head_dim]; stacked [repeats, ...] for "scan".
+  """Zeroed key/value buffers [repeats, B, length, kv_heads, head_dim].
 
   A layer with cross-attention has {"self", "cross"}, or "cross" alone, of length `memory`; prefill
   puts others in their place, so that a length of 0 will do.
   """
 
-  def pair(lead, length):
-    shape = (*lead, batch, length, spec.kv_heads, spec.head_dim)
+  def pair(repeats, length):
+    shape = (repeats, batch, length, spec.kv_heads, spec.head_dim)
     return {n: jnp.zeros(shape, dtype) for n in ("k", "v")}
 
-  def layer(kind, lead):
-    return _parts(kind, pair(lead, length), pair(lead, memory) if kind.cross else None)
+  def layer(kind, repeats):
+    return _parts(kind, pair(repeats, length), pair(repeats, memory) if kind.cross else None)
 
-  def buffers(kinds, lead=()):
-    return {f"b{j}": layer(kind, lead) for j, kind in enumerate(kinds)}
-
-  if mode == "scan":
-    return {f"g{n}": buffers(kinds, (repeats,)) for n, (kinds, repeats) in enumerate(groups)}
   return {
-    f"g{n}": {str(i): buffers(kinds) for i in range(repeats)}
+    f"g{n}": {f"b{j}": layer(kind, repeats) for j, kind in enumerate(kinds)}
     for n, (kinds, repeats) in enumerate(groups)
   }

@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bigvlm.layers.module import Module
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def einsum(eq: str, a: jax.Array, b: jax.Array, out_dtype: jnp.dtype | None = None) -> jax.Array:
@@ -69,7 +71,7 @@ def scores(x: jax.Array, table: jax.Array) -> jax.Array:
   return jnp.moveaxis(jax.lax.optimization_barrier(y), 0, -1)
 
 
-class Linear(nn.Module):
+class Linear(Module):
   """Linear map over the trailing axes: `kernel` [*in, *out], optional `bias` [*out].
 
   Attributes:

@@ -4,8 +4,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bigvlm.layers.module import Module
 
-class LayerNorm(nn.Module):
+
+class LayerNorm(Module):
   """LayerNorm over the last axis with `scale` and `bias` [D] (Ba et al., 2016)."""
 
   eps: float = 1e-6
@@ -41,7 +43,7 @@ class BareLayerNorm(nn.Module):
     return (centred * jax.lax.rsqrt(var + self.eps)).astype(self.dtype)
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Module):
   """RMSNorm over the last axis, multiplied by 1 + `scale` [D], which starts at 0 (Gemma).
 
   The product with 1 + scale is formed in float32 before the cast, as the
@@ -62,7 +64,7 @@ class RMSNorm(nn.Module):
     return y.astype(self.dtype)
 
 
-class PlainRMSNorm(nn.Module):
+class PlainRMSNorm(Module):
   """RMSNorm over the last axis, multiplied by `scale` [D] after the cast (T5, Llama, AIMv2)."""
 
   eps: float = 1e-6

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bigvlm.layers.module import Module
+
 
 @functools.lru_cache
 def buckets(count: int, max_distance: int, bidirectional: bool) -> np.ndarray:
@@ -42,7 +44,7 @@ def buckets(count: int, max_distance: int, bidirectional: bool) -> np.ndarray:
   return out
 
 
-class RelativeBias(nn.Module):
+class RelativeBias(Module):
   """`table` [buckets, heads] -> a bias for every pair of a query and a key.
 
   Attributes: as `buckets`; heads: of the attention.

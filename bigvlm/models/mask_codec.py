@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bigvlm.layers.module import Module
 from bigvlm.types import Batch, Outputs
 
 CODES, WIDTH = 128, 512
@@ -20,7 +21,7 @@ def _patches(x, size: int):
   return jnp.concatenate([x[:, i : i + h, j : j + w] for i in range(size) for j in range(size)], -1)
 
 
-class Conv(nn.Module):
+class Conv(Module):
   """torch's Conv2d: 1x1, 3x3 (padding 1), or 4x4 (stride 2, padding 1), as one matrix product.
 
   XLA's own convolutions are several times slower on a CPU for so few channels.
@@ -49,7 +50,7 @@ class Conv(nn.Module):
     return x @ kernel.reshape(x.shape[-1], -1) + bias
 
 
-class ConvTranspose(nn.Module):
+class ConvTranspose(Module):
   """torch's ConvTranspose2d, 4x4, stride 2, padding 1: [B, H, W, C] to [B, 2H, 2W, features].
 
   `kernel` [4, 4, features, C], as flax keeps it with `transpose_kernel=True`.
@@ -121,7 +122,7 @@ class Decoder(nn.Module):
     return Conv(1, 1, self.dtype, name="out")(x)
 
 
-class MaskCodec(nn.Module):
+class MaskCodec(Module):
   """The VQ-VAE. Reads `batch.extra["mask"]` [B, 64, 64, 1] in [0, 1].
 
   Heads: `recon` [B, 64, 64, 1], `target` (the masks in [-1, 1]), `z` [B, 16, 512] before

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bigvlm.layers import dense, mlp, norms
+from bigvlm.layers.module import Module
 from bigvlm.models import towers
 from bigvlm.models.two_tower import normalise
 from bigvlm.types import Batch, Outputs, Text
@@ -19,7 +20,7 @@ from bigvlm.types import Batch, Outputs, Text
 _FLOOR = 1e-4  # Added to the probability of every negative.
 
 
-class WordHead(nn.Module):
+class WordHead(Module):
   """BERT's language head: a layer with a norm, then the word table, which is tied, and a bias."""
 
   act: str
@@ -38,7 +39,7 @@ class WordHead(nn.Module):
     return dense.scores(x, table) + bias.astype(jnp.float32)
 
 
-class Matching(nn.Module):
+class Matching(Module):
   """Queries and text apart, for contrast, and in view of each other, for a yes or no.
 
   Linear heads `image` and `text` give embeddings, `match` two logits: no, yes.

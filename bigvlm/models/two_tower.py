@@ -10,11 +10,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bigvlm.layers.module import Module
 from bigvlm.models import towers
 from bigvlm.types import Batch, Outputs
 
 
-class TwoTower(nn.Module):
+class TwoTower(Module):
   """Image tower, text tower, temperature `t` [1] (its logarithm) and bias `b` [1].
 
   Attributes:

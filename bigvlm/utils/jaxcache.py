@@ -5,6 +5,8 @@ import pathlib
 
 # Options of XLA for programs that run a few times only: a quarter of the time to compile them.
 QUICK = dict(xla_backend_optimization_level=0, xla_cpu_use_fusion_emitters=False)
+# Of programs somebody waits for: half of that time, and steps that are hardly slower.
+SOON = QUICK | dict(xla_backend_optimization_level=1)
 
 
 def directory() -> pathlib.Path | None:

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigvlm.layers import dense, mlp
+from bigvlm.layers.module import Module
 from bigvlm.types import Features, Item, Soft
 
 
-class HybridConnector(nn.Module):
+class HybridConnector(Module):
   """Brings the features of `fine` to the patches of `source`, and both to the decoder's width.
 
   Every `channels` channels of `fine` are resized to four times the grid of `source` and go through

@@ -15,6 +15,7 @@ import numpy as np
 from flax import struct
 
 from bigvlm.layers import attention, blocks, dense, mlp, norms
+from bigvlm.layers.module import Module
 from bigvlm.types import Features, Item, Soft
 
 
@@ -90,7 +91,7 @@ class Layer(nn.Module):
     return jnp.concatenate(parts, axis=1), cache
 
 
-class QFormer(nn.Module):
+class QFormer(Module):
   """`queries` learned queries a slot, a stack in which they read it, and a linear map.
 
   Attributes:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigvlm.layers import attention, blocks, mlp, norms
+from bigvlm.layers.module import Module
 from bigvlm.types import Features, Item, Soft
 
 
@@ -51,7 +52,7 @@ class PerceiverLayer(nn.Module):
     return x + y, cache
 
 
-class Resampler(nn.Module):
+class Resampler(Module):
   """`latents` [L, D] through a stack of `PerceiverLayer`s over the patches of a slot, then `norm`.
 
   Attributes:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigvlm.layers import dense
+from bigvlm.layers.module import Module
 from bigvlm.models.connectors import mlp
 from bigvlm.processing import tiling
 from bigvlm.types import Features, Item, Soft
@@ -16,7 +17,7 @@ from bigvlm.types import Features, Item, Soft
 FRAMES = ("", "average", "max", "bilinear")
 
 
-class TilesConnector(nn.Module):
+class TilesConnector(Module):
   """Overview and tiles of a picture, put together as the picture they were cut from.
 
   A picture with a size has a slot with all of it and a slot for each of its tiles, row by row.

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from bigvlm.layers import blocks, dense, masks, norms, rope
+from bigvlm.layers.module import Module
 from bigvlm.models.decoders import caching
 from bigvlm.types import Cache, Decoded, Fused
 
@@ -52,7 +53,7 @@ def smooth_rows(rng: jax.Array, count: int, width: int) -> jax.Array:
   return (2 / width) ** 0.5 * jnp.cos(omega * jnp.arange(count)[:, None] + 2 * jnp.pi * phase)
 
 
-class Decoder(nn.Module):
+class Decoder(Module):
   """Decoder-only model. The defaults are Gemma's.
 
   Attributes:
@@ -276,5 +277,5 @@ class Decoder(nn.Module):
   @nn.nowrap
   def init_cache(self, batch: int, length: int) -> Cache:
     """Empty cache of `length` columns. The host checks lengths: a write past the end clamps."""
-    layers = blocks.init_cache(self.spec, self.groups, self.mode, batch, length, self.dtype)
+    layers = blocks.init_cache(self.spec, self.groups, batch, length, self.dtype)
     return caching.empty(layers, batch, length)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from bigvlm.layers import blocks, dense, masks, norms, relpos
+from bigvlm.layers.module import Module
 from bigvlm.models.decoders import caching
 from bigvlm.types import Cache, Decoded, Fused, MaskSpec, Memory
 
@@ -141,7 +142,7 @@ def half(m: Any, depth: int, cross: bool, **kw) -> Half:
   return Half(spec(m), depth, cross, m.buckets, m.max_distance, m.own_bias, m.mode, m.remat, **kw)
 
 
-class EncDec(nn.Module):
+class EncDec(Module):
   """Encoder-decoder. The defaults are T5's.
 
   The encoder reads the fused text, `encode`; the decoder reads the target with that memory.
@@ -248,5 +249,5 @@ class EncDec(nn.Module):
   def init_cache(self, batch: int, length: int, memory: int) -> Cache:
     """Empty cache of `length` columns of the decoder, for a memory of `memory` rows."""
     groups = self._half(True, parent=None).groups
-    layers = blocks.init_cache(self.spec, groups, self.mode, batch, length, self.dtype, memory)
+    layers = blocks.init_cache(self.spec, groups, batch, length, self.dtype, memory)
     return caching.empty(layers, batch, length).replace(label=jnp.zeros((batch, memory), jnp.int32))

@@ -6,11 +6,12 @@ References: transformers' `T5EncoderModel` and `UMT5EncoderModel`.
 import flax.linen as nn
 import jax.numpy as jnp
 
+from bigvlm.layers.module import Module
 from bigvlm.models.decoders import encdec
 from bigvlm.types import Batch, Outputs
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(Module):
   """Token embeddings and the encoder of an encoder-decoder: `embedding` and `encoder/...`.
 
   Attributes: as in `encdec.EncDec`.

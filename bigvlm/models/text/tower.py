@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from bigvlm.layers import blocks, dense, masks, norms
+from bigvlm.layers.module import Module
 from bigvlm.models.vision import pool
 from bigvlm.models.vision.vit import encoder_spec
 from bigvlm.types import Text
 
 
-class TextTower(nn.Module):
+class TextTower(Module):
   """Token and learned position embeddings, a stack, and one token through a linear head.
 
   Attributes:

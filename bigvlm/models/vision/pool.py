@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 
 from bigvlm.layers import attention, dense, mlp, norms
+from bigvlm.layers.module import Module
 
 
-class MapHead(nn.Module):
+class MapHead(Module):
   """Multi-head attention pooling with one learned `probe` (Set Transformer, arXiv 1810.00825)."""
 
   heads: int
@@ -31,7 +32,7 @@ class MapHead(nn.Module):
     return (y + mlp.Mlp(self.hidden, self.act, name="mlp", **dtypes)(z))[:, 0]
 
 
-class ProbeHead(nn.Module):
+class ProbeHead(Module):
   """Attention of a learned `probe`, itself the query, over the patches, and a linear map (AIMv2).
 
   Reference: transformers' `Aimv2AttentionPoolingHead`. `bias`: on the keys and values.

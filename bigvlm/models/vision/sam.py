@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigvlm.layers import attention, blocks, dense, mlp, norms
+from bigvlm.layers.module import Module
 from bigvlm.models.vision import vit
 from bigvlm.types import Features, Media
 
@@ -49,7 +50,7 @@ def grids(x: jax.Array, grid: tuple[int, int]) -> jax.Array:
   return x.reshape(-1, rows * side, columns * side, dim)[:, :height, :width]
 
 
-class GridAttention(nn.Module):
+class GridAttention(Module):
   """Self-attention over a grid, with a bias that queries and relative positions make.
 
   The bias of a query and a key is q . rows[dy] + q . columns[dx], of the unscaled query.
@@ -134,7 +135,7 @@ class Neck(nn.Module):
     return x
 
 
-class Sam(nn.Module):
+class Sam(Module):
   """SAM's picture encoder. Pictures have one size: its tables are of that grid.
 
   Attributes:

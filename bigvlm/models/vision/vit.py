@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bigvlm.layers import blocks, dense, norms, posemb
+from bigvlm.layers.module import Module
 from bigvlm.models.vision import pool
 from bigvlm.types import Features, Media
 
@@ -114,7 +115,7 @@ class ConvStem(nn.Module):
     return dense.Linear("bnd,de->bne", (self.width, self.width), name="out", **dtypes)(x)
 
 
-class ViT(nn.Module):
+class ViT(Module):
   """ViT encoder. The defaults are big_vision's ViT; the fields make it CLIP's, DINOv2's, AIMv2's.
 
   Attributes:
