@@ -18,7 +18,7 @@ import tokenize
 from benchmarks import common
 
 HEART = ("vit", "siglip", "clip", "dinov2", "pali", "paligemma", "gemma", "t5")
-# System -> its config in configs/models, its reader in bigvlm/hub, its size ("": the first).
+# System -> its config in configs/models, its readers in bigvlm/hub, its size ("": the first).
 SYSTEMS = {
   "LLaVA 1, 1.5": ("llava", "llava", "1.5_7b"),
   "BakLLaVA": ("llava", "llava", "bakllava_7b"),
@@ -38,7 +38,7 @@ SYSTEMS = {
   "InstructBLIP": ("instructblip", "instructblip", ""),
   "InstructBLIP for video": ("instructblipvideo", "instructblip", ""),
   "DeepSeek-VL": ("deepseek_vl", "deepseek_vl", "1.3b"),
-  "DeepSeek-VL hybrid": ("deepseek_vl", "deepseek_vl", "7b"),
+  "DeepSeek-VL hybrid": ("deepseek_vl", "deepseek_vl sam", "7b"),
   "IDEFICS": ("idefics", "idefics", ""),
   "Llama 3.2 Vision": ("mllama", "mllama", ""),
   "Qwen2-VL": ("qwen2_vl", "qwen2_vl", ""),
@@ -86,11 +86,11 @@ def modules(family: str, size: str) -> set[pathlib.Path]:
 def main() -> None:
   heart = set().union(*(modules(one, "") for one in HEART))
   users, parts = {}, {}
-  for name, (family, reader, size) in SYSTEMS.items():
+  for name, (family, readers, size) in SYSTEMS.items():
     first = importlib.import_module(f"bigvlm.configs.models.{family}").SIZES
     parts[name] = dict(
       config={_ROOT / "configs" / "models" / f"{family}.py"},
-      map={_ROOT / "bigvlm" / "hub" / f"{reader}.py"},
+      map={_ROOT / "bigvlm" / "hub" / f"{reader}.py" for reader in readers.split()},
       module=modules(family, size or next(iter(first))) - heart,
     )
     for file in set().union(*parts[name].values()):

@@ -61,12 +61,40 @@ def norm(src: str, dst: str) -> tuple[Rule, ...]:
   return Rule(f"{src}.weight", f"{dst}/scale"), Rule(f"{src}.bias", f"{dst}/bias")
 
 
-def attention(q: str, k: str, v: str, o: str, dst: str) -> tuple[Rule, ...]:
-  """Rules of attention from torch linear layers of the given names to `dst/{q,k,v,o}`."""
-  rules = []
-  for name, src in (("q", q), ("k", k), ("v", v)):
-    rules += linear(src, f"{dst}/{name}", "(h d) i -> i h d", "(h d) -> h d")
-  return (*rules, *linear(o, f"{dst}/o", "o (h d) -> h d o"))
+def attention(
+  src: str, dst: str, o: str = "o_proj", qkv: Iterable[str] = ("q_proj", "k_proj", "v_proj")
+) -> tuple[Rule, ...]:
+  """Rules of attention from torch linear layers `src.{qkv}` and `src.{o}` to `dst/{q,k,v,o}`."""
+  found = []
+  for name, layer in zip("qkv", qkv, strict=True):
+    found += linear(f"{src}.{layer}", f"{dst}/{name}", "(h d) i -> i h d", "(h d) -> h d")
+  return (*found, *linear(f"{src}.{o}", f"{dst}/o", "o (h d) -> h d o"))
+
+
+def joint(src: str, dst: str, o: str, rows: str = "h d") -> tuple[Rule, ...]:
+  """As `attention`, from one tensor `{src}weight` and one `{src}bias` for queries, keys and values.
+
+  Args:
+    src: what their names begin with. dst: as there. o: whole name of the output's linear layer.
+    rows: axes of the rows; "h + d" = the three take turns by heads.
+  """
+  kernels, biases = (tuple(f"{dst}/{n}/{leaf}" for n in "qkv") for leaf in ("kernel", "bias"))
+  return (
+    Rule(f"{src}weight", kernels, f"({rows}) i -> i h d"),
+    Rule(f"{src}bias", biases, f"({rows}) -> h d"),
+    *linear(o, f"{dst}/o", "o (h d) -> h d o"),
+  )
+
+
+def mlp(src: str, dst: str, up: str = "fc1", down: str = "fc2", gate: str = "") -> tuple[Rule, ...]:
+  """Rules of an MLP from torch linear layers `{src}{up}` and so on to `dst/{up,down,gate}`."""
+  names = dict(up=up, down=down) | (dict(gate=gate) if gate else {})
+  return tuple(r for ours, name in names.items() for r in linear(f"{src}{name}", f"{dst}/{ours}"))
+
+
+def gated(src: str, dst: str) -> tuple[Rule, ...]:
+  """As `mlp`, for a gated one whose layers are called as Llama's."""
+  return mlp(f"{src}.", dst, "up_proj", "down_proj", "gate_proj")
 
 
 class Binding(NamedTuple):

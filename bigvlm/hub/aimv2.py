@@ -17,13 +17,9 @@ from bigvlm.hub.system import System
 
 _LAYER = (
   Rule("rms_norm1.weight", "norm1/scale"),
-  *rules.attention(
-    "attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.out_proj", "attn"
-  ),
+  *rules.attention("attention", "attn", "out_proj"),
   Rule("rms_norm2.weight", "norm2/scale"),
-  *rules.linear("ffn.gate_proj", "mlp/gate"),
-  *rules.linear("ffn.up_proj", "mlp/up"),
-  *rules.linear("ffn.down_proj", "mlp/down"),
+  *rules.gated("ffn", "mlp"),
 )
 _LAYERS = rules.under(_LAYER, "encoder.layers.{i}.", "blocks/*/")
 _VISION = (
@@ -55,16 +51,11 @@ _DUAL = CkptMap(
   carry=clip.BUFFERS,
 )
 # Apple's layout: what is in both towers, then their own.
-_QKV = tuple(f"attn/{name}" for name in "qkv")
 _BLOCK = (
   Rule("norm_1.weight", "norm1/scale"),
-  Rule("attn.qkv.weight", tuple(f"{name}/kernel" for name in _QKV), "(h d) i -> i h d"),
-  Rule("attn.qkv.bias", tuple(f"{name}/bias" for name in _QKV), "(h d) -> h d"),
-  *rules.linear("attn.proj", "attn/o", "o (h d) -> h d o"),
+  *rules.joint("attn.qkv.", "attn", "attn.proj"),
   Rule("norm_2.weight", "norm2/scale"),
-  *rules.linear("mlp.fc1", "mlp/gate"),
-  *rules.linear("mlp.fc3", "mlp/up"),
-  *rules.linear("mlp.fc2", "mlp/down"),
+  *rules.mlp("mlp.", "mlp", "fc3", "fc2", "fc1"),
 )
 _TRUNK = (
   *rules.under(_BLOCK, "trunk.blocks.{i}.", "blocks/*/"),

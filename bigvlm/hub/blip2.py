@@ -11,22 +11,15 @@ from typing import Any
 from bigvlm.ckpt import rules
 from bigvlm.ckpt.rules import CkptMap, Rule
 from bigvlm.ckpt.sources import Source
-from bigvlm.hub import fields, t5, texts, tying
+from bigvlm.hub import fields, t5, texts, tying, vit
 from bigvlm.hub.system import System
+from bigvlm.hub.text import BUFFERS
 
 _VISION_LAYER = (
   *rules.norm("layer_norm1", "norm1"),
-  *(
-    Rule(f"self_attn.qkv.{kind}", tuple(f"attn/{name}/{leaf}" for name in "qkv"), axes)
-    for kind, leaf, axes in (
-      ("weight", "kernel", "(h d) i -> i h d"),
-      ("bias", "bias", "(h d) -> h d"),
-    )
-  ),
-  *rules.linear("self_attn.projection", "attn/o", "o (h d) -> h d o"),
+  *rules.joint("self_attn.qkv.", "attn", "self_attn.projection"),
   *rules.norm("layer_norm2", "norm2"),
-  *rules.linear("mlp.fc1", "mlp/up"),
-  *rules.linear("mlp.fc2", "mlp/down"),
+  *rules.mlp("mlp.", "mlp"),
 )
 _VISION = (
   Rule("embeddings.class_embedding", "cls"),
@@ -38,17 +31,15 @@ _VISION = (
 
 
 def _attention(src: str, dst: str, norm: str) -> tuple[Rule, ...]:
-  qkv = (f"{src}.attention.{name}" for name in ("query", "key", "value"))
   return (
-    *rules.attention(*qkv, f"{src}.output.dense", dst),
+    *rules.attention(src, dst, "output.dense", vit.QKV),
     *rules.norm(f"{src}.output.LayerNorm", norm),
   )
 
 
 def _mlp(up: str, down: str, dst: str, norm: str) -> tuple[Rule, ...]:
   return (
-    *rules.linear(f"{up}.dense", f"{dst}/up"),
-    *rules.linear(f"{down}.dense", f"{dst}/down"),
+    *rules.mlp("", dst, f"{up}.dense", f"{down}.dense"),
     *rules.norm(f"{down}.LayerNorm", norm),
   )
 
@@ -227,9 +218,8 @@ def _text(cfg: Mapping[str, Any]) -> tuple[dict, tuple, tuple, tuple, dict]:
         f"config.json: text_config.word_embed_proj_dim {decoder['embed_dim']} is not hidden_size "
         f"{decoder['width']}; only such is read here, where queries stand beside the embeddings"
       )
-    names = {rule.dst: rule.src for rule in default}
-    aliases = ((names["decoder/head"], names["decoder/embedding"]),)
-    carry, ends = (r".*\.rotary_emb\.inv_freq",), texts.special_ids({}, cfg, _DEFAULT)
+    aliases, carry = texts.named(cfg, _DEFAULT).tied, BUFFERS
+    ends = texts.special_ids({}, cfg, _DEFAULT)
   prefix = "language_model."
   tied = tuple((prefix + alias, prefix + of) for alias, of in aliases)
   carry = tuple(re.escape(prefix) + pattern for pattern in carry)

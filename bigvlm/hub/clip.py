@@ -10,12 +10,9 @@ from bigvlm.hub.system import System
 
 _LAYER = (
   *rules.norm("layer_norm1", "norm1"),
-  *rules.attention(
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "attn"
-  ),
+  *rules.attention("self_attn", "attn", "out_proj"),
   *rules.norm("layer_norm2", "norm2"),
-  *rules.linear("mlp.fc1", "mlp/up"),
-  *rules.linear("mlp.fc2", "mlp/down"),
+  *rules.mlp("mlp.", "mlp"),
 )
 _LAYERS = rules.under(_LAYER, "encoder.layers.{i}.", "blocks/*/")
 
@@ -39,21 +36,9 @@ SIGLIP_VISION = (
   *_LAYERS,
   *rules.norm("post_layernorm", "norm"),
   Rule("head.probe", "pool/probe"),
-  *(
-    Rule(
-      f"head.attention.in_proj_{kind}",
-      tuple(f"pool/attn/{name}/{leaf}" for name in "qkv"),
-      axes,
-    )
-    for kind, leaf, axes in (
-      ("weight", "kernel", "(h d) i -> i h d"),
-      ("bias", "bias", "(h d) -> h d"),
-    )
-  ),
-  *rules.linear("head.attention.out_proj", "pool/attn/o", "o (h d) -> h d o"),
+  *rules.joint("head.attention.in_proj_", "pool/attn", "head.attention.out_proj"),
   *rules.norm("head.layernorm", "pool/norm"),
-  *rules.linear("head.mlp.fc1", "pool/mlp/up"),
-  *rules.linear("head.mlp.fc2", "pool/mlp/down"),
+  *rules.mlp("head.mlp.", "pool/mlp"),
 )
 # Buffers in files of old versions.
 BUFFERS = (r".*\.position_ids",)

@@ -16,7 +16,7 @@ _LAYER = (
   *rules.norm("norm2", "norm2"),
   Rule("layer_scale2.lambda1", "scale2"),
 )
-_MLP = (*rules.linear("mlp.fc1", "mlp/up"), *rules.linear("mlp.fc2", "mlp/down"))
+_MLP = rules.mlp("mlp.", "mlp")
 _SWIGLU = (
   Rule("mlp.weights_in.weight", ("mlp/gate/kernel", "mlp/up/kernel"), "o i -> i o"),
   Rule("mlp.weights_in.bias", ("mlp/gate/bias", "mlp/up/bias")),

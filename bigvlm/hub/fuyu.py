@@ -5,8 +5,9 @@ from typing import Any
 
 from bigvlm.ckpt import rules
 from bigvlm.ckpt.rules import CkptMap
-from bigvlm.hub import fields, persimmon, texts, tying
+from bigvlm.hub import fields, texts, tying
 from bigvlm.hub.system import System
+from bigvlm.hub.text import BUFFERS
 
 # Fields of the text model in files that have them beside the others.
 _TEXT = (
@@ -44,7 +45,7 @@ def fuyu(cfg: Mapping[str, Any]) -> System:
     ),
     _RENAME,
     _TIED,
-    persimmon.BUFFERS,
+    BUFFERS,
   )
   options = dict(media="flat", image_token=top.image_token_id)
   options |= texts.special_ids(cfg, inner, "persimmon")

@@ -15,7 +15,7 @@ _MAP = CkptMap(
     *paligemma.TOWER,
     *rules.norm("multi_modal_projector.mm_soft_emb_norm", "connector/norm"),
     Rule("multi_modal_projector.mm_input_projection_weight", "connector/linear/kernel"),
-    *rules.under(gemma.RULES["gemma3_text"], "language_model.", ""),
+    *rules.under(gemma.TEXTS["gemma3_text"].rules, "language_model.", ""),
   ),
   paligemma.RENAME,
   paligemma.TIED,
@@ -42,7 +42,9 @@ def gemma3(cfg: Mapping[str, Any]) -> System:
       f"config.json: {list(image_size)} pixels in patches of {encoder['patch']} do not pool into "
       f"mm_tokens_per_image={top.mm_tokens_per_image}"
     )
-  decoder = gemma.gemma3_decoder(text) | dict(tied=top.tie_word_embeddings, final_softcap=0.0)
+  decoder = gemma.TEXTS["gemma3_text"].decoder(text) | dict(
+    tied=top.tie_word_embeddings, final_softcap=0.0
+  )
   connector = dict(kind="pool", kernel=side // tokens, eps=encoder["eps"])
   model = dict(kind="vlm", encoders=dict(image=encoder), connector=connector, decoder=decoder)
   options = dict(image_token=paligemma.image_token(cfg, 262_144), types="images")

@@ -5,29 +5,23 @@ from typing import Any
 
 from bigvlm.ckpt import rules
 from bigvlm.ckpt.rules import CkptMap, Rule
-from bigvlm.hub import clip, fields
+from bigvlm.hub import clip, fields, text
 from bigvlm.hub.rotary import rotary
 from bigvlm.hub.system import System
 from bigvlm.utils import names
 
 _MLP = (
   *rules.norm("post_attention_layernorm", "norm2"),
-  *rules.linear("mlp.gate_proj", "mlp/gate"),
-  *rules.linear("mlp.up_proj", "mlp/up"),
-  *rules.linear("mlp.down_proj", "mlp/down"),
+  *rules.gated("mlp", "mlp"),
 )
 _LAYER = (
   *rules.norm("input_layernorm", "norm1"),
-  *rules.attention(
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "attn"
-  ),
+  *rules.attention("self_attn", "attn"),
   *_MLP,
 )
 _CROSS = (
   *rules.norm("input_layernorm", "norm_cross"),
-  *rules.attention(
-    "cross_attn.q_proj", "cross_attn.k_proj", "cross_attn.v_proj", "cross_attn.o_proj", "cross"
-  ),
+  *rules.attention("cross_attn", "cross"),
   *rules.norm("cross_attn.q_layer_norm", "cross/q_norm"),
   *rules.norm("cross_attn.k_layer_norm", "cross/k_norm"),
   *_MLP,
@@ -37,10 +31,9 @@ _RESAMPLER = (
   *rules.norm("0.latents_layer_norm", "norm1"),
   *rules.norm("0.q_layer_norm", "attn/q_norm"),
   *rules.norm("0.k_layer_norm", "attn/k_norm"),
-  *rules.attention("0.q_proj", "0.k_proj", "0.v_proj", "0.output_proj", "attn"),
+  *rules.attention("0", "attn", "output_proj"),
   *rules.norm("1.ln", "norm2"),
-  *rules.linear("1.fc", "mlp/up"),
-  *rules.linear("1.c_proj", "mlp/down"),
+  *rules.mlp("1.", "mlp", "fc", "c_proj"),
 )
 _RULES = (
   *rules.under(clip.CLIP_VISION, "model.vision_model.", "encoders/image/"),
@@ -64,7 +57,7 @@ _RENAME = ((r"^(?!model\.|lm_head\.)", "model."),)
 # The norm of a pooled token that nobody reads, and buffers of old versions.
 _CARRY = (
   r"model\.vision_model\.post_layernorm\..*",
-  r".*\.rotary_emb\.inv_freq",
+  *text.BUFFERS,
   *clip.BUFFERS,
 )
 
@@ -118,7 +111,9 @@ def _connector(f: Any, width: int) -> dict[str, Any]:
   )
 
 
-def _decoder(cfg: Mapping[str, Any], f: Any, memory: int) -> dict[str, Any]:
+def _decoder(
+  cfg: Mapping[str, Any], decoder: dict[str, Any], f: Any, memory: int
+) -> dict[str, Any]:
   """A Llama with a cross-attention layer before every so many of its own."""
   every, depth = f.cross_layer_interval, f.num_hidden_layers
   if depth % every:
@@ -127,21 +122,11 @@ def _decoder(cfg: Mapping[str, Any], f: Any, memory: int) -> dict[str, Any]:
       "(cross_layer_interval)"
     )
   names.lookup("alpha_type in config.json", f.alpha_type, _MAPS)
-  head_dim = f.hidden_size // f.num_attention_heads
-  return dict(
-    kind="decoder",
+  return decoder | dict(
     vocab=f.vocab_size + f.additional_vocab_size,
     extra_vocab=f.additional_vocab_size,
-    width=f.hidden_size,
     depth=depth + depth // every,
-    hidden=f.intermediate_size,
-    heads=f.num_attention_heads,
-    kv_heads=f.num_attention_heads,
-    head_dim=head_dim,
-    tied=f.tie_word_embeddings,
-    embed_scale=False,
     norm="rms_plain",
-    act=fields.activation(f.hidden_act),
     eps=f.rms_norm_eps,
     cross_layers=tuple(range(0, depth + depth // every, every + 1)),
     cross=dict(
@@ -150,7 +135,7 @@ def _decoder(cfg: Mapping[str, Any], f: Any, memory: int) -> dict[str, Any]:
       blind="zero",
       gate=f.hidden_size if f.alpha_type == "vector" else 1,
     ),
-    **rotary(cfg, head_dim),
+    **rotary(cfg, decoder["head_dim"]),
   )
 
 
@@ -160,7 +145,7 @@ def idefics(cfg: Mapping[str, Any]) -> System:
   Raises:
     ValueError: layers that cannot be shared out, or a kind of gates that is not known.
   """
-  f = fields.fields(
+  decoder, f = text.plain(
     cfg,
     vocab_size=32_000,
     additional_vocab_size=0,
@@ -183,7 +168,7 @@ def idefics(cfg: Mapping[str, Any]) -> System:
     encoders=dict(image=encoder),
     connector=_connector(f, encoder["width"]),
     fusion=dict(kind="memory"),
-    decoder=_decoder(cfg, f, encoder["width"]),
+    decoder=_decoder(cfg, decoder, f, encoder["width"]),
   )
   options = dict(media="pictures", numbered=True, pad_position=1) | fields.ends(cfg, 2, 0)
   return System(model, _MAPS[f.alpha_type], "memory", image_size, options=options)

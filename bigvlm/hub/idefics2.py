@@ -8,20 +8,12 @@ from bigvlm.ckpt.rules import Rule
 from bigvlm.hub import fields, idefics3, texts, tying
 from bigvlm.hub.system import System
 
-
-def _mlp(src: str, dst: str) -> tuple[Rule, ...]:
-  names = ("gate", "up", "down")
-  return tuple(r for n in names for r in rules.linear(f"{src}.{n}_proj", f"{dst}/{n}"))
-
-
 _LAYER = (
   *rules.norm("input_latents_norm", "norm1"),
   *rules.norm("input_context_norm", "norm_context"),
-  *rules.attention(
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "attn"
-  ),
+  *rules.attention("self_attn", "attn"),
   *rules.norm("post_attention_layernorm", "norm2"),
-  *_mlp("mlp", "mlp"),
+  *rules.gated("mlp", "mlp"),
 )
 _PERCEIVER = (
   Rule("latents", "latents"),
@@ -29,7 +21,7 @@ _PERCEIVER = (
   *rules.norm("norm", "norm"),
 )
 _CONNECTOR = (
-  *_mlp("model.connector.modality_projection", "connector/proj"),
+  *rules.gated("model.connector.modality_projection", "connector/proj"),
   *rules.under(_PERCEIVER, "model.connector.perceiver_resampler.", "connector/"),
 )
 

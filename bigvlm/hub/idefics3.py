@@ -5,8 +5,9 @@ from typing import Any
 
 from bigvlm.ckpt import rules
 from bigvlm.ckpt.rules import CkptMap, Rule
-from bigvlm.hub import clip, fields, gemma, texts, tying
+from bigvlm.hub import clip, fields, texts, tying
 from bigvlm.hub.system import System
+from bigvlm.hub.text import BUFFERS
 
 TOWER = rules.under(clip.SIGLIP_VISION, "model.vision_model.", "encoders/image/")
 # Files of the model without a head begin one level below.
@@ -22,7 +23,7 @@ def checkpoint(
     (*TOWER, *connector, *texts.beside(text, "model.text_model.", default)),
     _RENAME,
     tied=(("lm_head.weight", "model.text_model.embed_tokens.weight"),),
-    carry=(*clip.BUFFERS, *gemma.BUFFERS),
+    carry=(*clip.BUFFERS, *BUFFERS),
   )
 
 

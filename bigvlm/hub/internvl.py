@@ -6,25 +6,19 @@ from typing import Any
 
 from bigvlm.ckpt import rules
 from bigvlm.ckpt.rules import CkptMap, Rule
-from bigvlm.hub import fields, gemma, texts, tying
+from bigvlm.hub import fields, texts, tying
 from bigvlm.hub.system import System
+from bigvlm.hub.text import BUFFERS
 from bigvlm.utils import names
 
 _LAYER = (
   *rules.norm("layernorm_before", "norm1"),
-  *rules.attention(
-    "attention.q_proj",
-    "attention.k_proj",
-    "attention.v_proj",
-    "attention.projection_layer",
-    "attn",
-  ),
+  *rules.attention("attention", "attn", "projection_layer"),
   *rules.norm("attention.q_norm", "attn/q_norm"),
   *rules.norm("attention.k_norm", "attn/k_norm"),
   Rule("lambda_1", "scale1"),
   *rules.norm("layernorm_after", "norm2"),
-  *rules.linear("mlp.fc1", "mlp/up"),
-  *rules.linear("mlp.fc2", "mlp/down"),
+  *rules.mlp("mlp.", "mlp"),
   Rule("lambda_2", "scale2"),
 )
 _TOWER = (
@@ -158,7 +152,7 @@ def internvl(cfg: Mapping[str, Any]) -> System:
 
 def _map(text: Mapping[str, Any], encoder: Mapping[str, Any], unread: int) -> CkptMap:
   layers = (rf"vision_tower\.encoder\.layer\.{encoder['depth'] + i}\..*" for i in range(unread))
-  carry = (r"vision_tower\.embeddings\.mask_token", *layers, *gemma.BUFFERS)
+  carry = (r"vision_tower\.embeddings\.mask_token", *layers, *BUFFERS)
   if encoder["final_norm"] == "none":
     carry += (r"vision_tower\.layernorm\..*",)
   return CkptMap(

@@ -24,7 +24,7 @@ _WORDS: dict[str, Sequence[str]] = dict.fromkeys((*_ACT_FIELDS, "feed_forward_pr
   "vision_feature_select_strategy": ("default", "full"),
 }
 _KINDS = {
-  "text_config": (*texts.DECODERS, *t5.DECODERS),
+  "text_config": (*texts.TEXTS, *t5.DECODERS),
   "vision_config": (*towers.TOWERS, "pixtral"),
 }
 _TYPES = ("full_attention", "sliding_attention")

@@ -5,44 +5,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bigvlm.ckpt import rules
-from bigvlm.ckpt.rules import CkptMap, Rule
-from bigvlm.hub import fields, tying
+from bigvlm.hub import fields, text
 from bigvlm.hub.rotary import rotary
-from bigvlm.hub.system import System
 from bigvlm.layers import blocks
 from bigvlm.utils import names
 
 _LAYER = (
   *rules.norm("input_layernorm", "norm1"),
-  *rules.attention(
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "attn"
-  ),
+  *rules.attention("self_attn", "attn"),
   *rules.norm("post_attention_layernorm", "norm2"),
-  *rules.linear("mlp.gate_proj", "mlp/gate"),
-  *rules.linear("mlp.up_proj", "mlp/up"),
-  *rules.linear("mlp.down_proj", "mlp/down"),
+  *rules.gated("mlp", "mlp"),
 )
-_RULES = (
-  Rule("model.embed_tokens.weight", "decoder/embedding"),
-  *rules.under(_LAYER, "model.layers.{i}.", "decoder/blocks/*/"),
-  *rules.norm("model.norm", "decoder/norm"),
-  Rule("lm_head.weight", "decoder/head", "v d -> d v"),
-)
-# `model_type` -> rules of the decoder, canonical names as in a text model's file.
-RULES = dict.fromkeys(("llama", "mistral", "qwen2"), _RULES)
-TIED = (("lm_head.weight", "model.embed_tokens.weight"),)
-# Buffers in files of old versions.
-BUFFERS = (r".*\.rotary_emb\.inv_freq",)
-_MAP = CkptMap(_RULES, tied=TIED, carry=BUFFERS)
+_RULES = text.whole(_LAYER)
 
 
-def _decoder(
-  cfg: Mapping[str, Any], length: int, windows: Sequence[int] = (0,), **defaults: Any
-) -> tuple[dict[str, Any], Any]:
-  f = fields.fields(
+def _llama(
+  cfg: Mapping[str, Any], length: int = 2048, windows: Sequence[int] = (0,), **defaults: Any
+) -> dict[str, Any]:
+  """Decoder config of a `LlamaConfig`, with other `defaults` of a relative of it."""
+  decoder, f = text.plain(
     cfg,
     **dict(
+      vocab_size=32_000,
       hidden_size=4096,
+      intermediate_size=11_008,
       num_hidden_layers=32,
       num_attention_heads=32,
       num_key_value_heads=None,
@@ -50,69 +36,35 @@ def _decoder(
       head_dim=None,
       rms_norm_eps=1e-6,
       tie_word_embeddings=False,
+      attention_bias=False,
+      mlp_bias=False,
     )
     | defaults,
   )
-  head_dim = f.head_dim or f.hidden_size // f.num_attention_heads
-  decoder = dict(
-    kind="decoder",
-    vocab=f.vocab_size,
-    width=f.hidden_size,
-    depth=f.num_hidden_layers,
-    hidden=f.intermediate_size,
-    heads=f.num_attention_heads,
-    kv_heads=f.num_key_value_heads or f.num_attention_heads,
-    head_dim=head_dim,
-    tied=f.tie_word_embeddings,
-    embed_scale=False,
+  return decoder | dict(
     norm="rms_plain",
-    act=fields.activation(f.hidden_act),
     eps=f.rms_norm_eps,
     windows=tuple(windows),
-    **rotary(cfg, head_dim, length=length, layers=len(windows)),
+    bias=f.attention_bias,
+    mlp_bias=f.mlp_bias,
+    **rotary(cfg, decoder["head_dim"], length=length, layers=len(windows)),
   )
-  return decoder, f
 
 
-def llama_decoder(cfg: Mapping[str, Any]) -> dict[str, Any]:
-  """Decoder config of a `LlamaConfig`."""
-  decoder, f = _decoder(
-    cfg,
-    2048,
-    vocab_size=32_000,
-    intermediate_size=11_008,
-    attention_bias=False,
-    mlp_bias=False,
-  )
-  return decoder | dict(bias=f.attention_bias, mlp_bias=f.mlp_bias)
-
-
-def mistral_decoder(cfg: Mapping[str, Any]) -> dict[str, Any]:
+def _mistral(cfg: Mapping[str, Any]) -> dict[str, Any]:
   """Decoder config of a `MistralConfig`."""
-  f = fields.fields(cfg, sliding_window=4096, num_key_value_heads=8)
+  window = cfg.get("sliding_window", 4096)
   # 0 would be no window here, and one that sees nothing there.
-  if f.sliding_window is not None and f.sliding_window < 1:
-    raise ValueError(f"config.json: sliding_window is {f.sliding_window}; null means none")
-  sizes = dict(vocab_size=32_000, intermediate_size=14_336)
-  decoder, _ = _decoder(
-    cfg | dict(num_key_value_heads=f.num_key_value_heads),
-    4096 * 32,
-    (f.sliding_window or 0,),
-    **sizes,
-  )
-  return decoder
+  if window is not None and window < 1:
+    raise ValueError(f"config.json: sliding_window is {window}; null means none")
+  sizes = dict(intermediate_size=14_336, num_key_value_heads=8)
+  return _llama(cfg, 4096 * 32, (window or 0,), **sizes) | dict(bias=False, mlp_bias=False)
 
 
-def qwen2_decoder(cfg: Mapping[str, Any]) -> dict[str, Any]:
+def _qwen2(cfg: Mapping[str, Any]) -> dict[str, Any]:
   """Decoder config of a `Qwen2Config`; biases on queries, keys and values alone."""
-  f = fields.fields(cfg, num_key_value_heads=32)
-  decoder, _ = _decoder(
-    cfg | dict(num_key_value_heads=f.num_key_value_heads),
-    32_768,
-    windows(cfg),
-    vocab_size=151_936,
-    intermediate_size=22_016,
-  )
+  sizes = dict(vocab_size=151_936, intermediate_size=22_016, num_key_value_heads=32)
+  decoder = _llama(cfg, 32_768, windows(cfg), **sizes)
   return decoder | dict(bias=True, out_bias=False, mlp_bias=False)
 
 
@@ -152,27 +104,8 @@ def windows(cfg: Mapping[str, Any], first: int = 28, depth: int = 32) -> tuple[i
   return blocks.period([(window or 0) * s for s in short])
 
 
-# `model_type` of a text config -> reader of it.
-DECODERS = {"llama": llama_decoder, "mistral": mistral_decoder, "qwen2": qwen2_decoder}
-# `model_type` -> end and pad ids of its class.
-ENDS = {"llama": (2, None), "mistral": (2, None), "qwen2": (None, None)}
-
-
-def _system(kind: str, cfg: Mapping[str, Any]) -> System:
-  model = dict(kind="lm", decoder=DECODERS[kind](cfg))
-  return System(model, _MAP, "lm", options=fields.ends(cfg, *ENDS[kind]), refine=tying.refine)
-
-
-def llama(cfg: Mapping[str, Any]) -> System:
-  """`LlamaForCausalLM`."""
-  return _system("llama", cfg)
-
-
-def mistral(cfg: Mapping[str, Any]) -> System:
-  """`MistralForCausalLM`."""
-  return _system("mistral", cfg)
-
-
-def qwen2(cfg: Mapping[str, Any]) -> System:
-  """`Qwen2ForCausalLM`."""
-  return _system("qwen2", cfg)
+TEXTS = {
+  "llama": text.Text(_llama, _RULES, (2, None)),
+  "mistral": text.Text(_mistral, _RULES, (2, None)),
+  "qwen2": text.Text(_qwen2, _RULES),
+}

@@ -6,8 +6,9 @@ from typing import Any
 
 from bigvlm.ckpt import rules
 from bigvlm.ckpt.rules import CkptMap, Rule
-from bigvlm.hub import fields, gemma, texts, towers
+from bigvlm.hub import fields, texts, towers
 from bigvlm.hub.system import System
+from bigvlm.hub.text import BUFFERS
 
 # What transformers takes for a vision config that is not there at all, but for its image size.
 CLIP_L = dict(
@@ -28,8 +29,7 @@ RENAME = (
 TIED = (("language_model.lm_head.weight", "language_model.model.embed_tokens.weight"),)
 _PROJECTOR = (
   *rules.norm("multi_modal_projector.projector_layernorm", "connector/projector/norm"),
-  *rules.linear("multi_modal_projector.linear_1", "connector/projector/mlp/up"),
-  *rules.linear("multi_modal_projector.linear_2", "connector/projector/mlp/down"),
+  *rules.mlp("multi_modal_projector.linear_", "connector/projector/mlp", "1", "2"),
   Rule("image_newline", "connector/newline"),
 )
 
@@ -92,7 +92,7 @@ def system(
   top = fields.fields(cfg, tie_word_embeddings=False)
   decoder["tied"] = top.tie_word_embeddings or ties and decoder["tied"]
   names = {"image": "vision_tower"} if names is None else names
-  carry, found = gemma.BUFFERS, ()
+  carry, found = BUFFERS, ()
   for encoder, stored in names.items():
     found += rules.under(tower.rules, f"{stored}.vision_model.", f"encoders/{encoder}/")
     carry += tower.carry(f"{stored}.vision_model.")

@@ -6,18 +6,16 @@ from typing import Any
 from bigvlm.ckpt import rules
 from bigvlm.ckpt.rules import CkptMap, Rule
 from bigvlm.hub import fields
+from bigvlm.hub import text as text_lib
 from bigvlm.hub.rotary import rotary
 from bigvlm.hub.system import System
 
 _VISION_LAYER = (
   *rules.norm("input_layernorm", "norm1"),
-  *rules.attention(
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "attn"
-  ),
+  *rules.attention("self_attn", "attn"),
   Rule("gate_attn", "gate1"),
   *rules.norm("post_attention_layernorm", "norm2"),
-  *rules.linear("mlp.fc1", "mlp/up"),
-  *rules.linear("mlp.fc2", "mlp/down"),
+  *rules.mlp("mlp.", "mlp"),
   Rule("gate_ffn", "gate2"),
 )
 _VISION = (
@@ -38,28 +36,17 @@ _VISION = (
 # Of a layer with self-attention, or with cross-attention.
 _LAYER = (
   *rules.norm("input_layernorm", "norm1"),
-  *rules.attention(
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "attn"
-  ),
+  *rules.attention("self_attn", "attn"),
   *rules.norm("input_layernorm", "norm_cross"),
-  *rules.attention(
-    "cross_attn.q_proj", "cross_attn.k_proj", "cross_attn.v_proj", "cross_attn.o_proj", "cross"
-  ),
+  *rules.attention("cross_attn", "cross"),
   *rules.norm("cross_attn.q_norm", "cross/q_norm"),
   *rules.norm("cross_attn.k_norm", "cross/k_norm"),
   Rule("cross_attn_attn_gate", "gate_cross"),
   *rules.norm("post_attention_layernorm", "norm2"),
-  *rules.linear("mlp.gate_proj", "mlp/gate"),
-  *rules.linear("mlp.up_proj", "mlp/up"),
-  *rules.linear("mlp.down_proj", "mlp/down"),
+  *rules.gated("mlp", "mlp"),
   Rule("cross_attn_mlp_gate", "gate2"),
 )
-_TEXT = (
-  Rule("model.embed_tokens.weight", "decoder/embedding"),
-  *rules.under(_LAYER, "model.layers.{i}.", "decoder/blocks/*/"),
-  *rules.norm("model.norm", "decoder/norm"),
-  Rule("lm_head.weight", "decoder/head", "v d -> d v"),
-)
+_TEXT = text_lib.whole(_LAYER)
 # Other layouts to the hub's.
 _RENAME = (
   (r"^model\.(?=(language_model|vision_model|multi_modal_projector)\.)", ""),
@@ -131,7 +118,7 @@ def _vision(cfg: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[int, int]]:
 
 def _decoder(cfg: Mapping[str, Any]) -> dict[str, Any]:
   """Decoder config of a `MllamaTextConfig`."""
-  f = fields.fields(
+  decoder, f = text_lib.plain(
     cfg,
     vocab_size=128_256,
     hidden_size=4096,
@@ -142,27 +129,18 @@ def _decoder(cfg: Mapping[str, Any]) -> dict[str, Any]:
     intermediate_size=14_336,
     rms_norm_eps=1e-5,
     cross_attention_layers=None,
+    tie_word_embeddings=False,
   )
   layers = f.cross_attention_layers
-  head_dim = f.hidden_size // f.num_attention_heads
-  return dict(
-    kind="decoder",
+  return decoder | dict(
     vocab=f.vocab_size + _MORE_ROWS,
     out_vocab=f.vocab_size,
-    width=f.hidden_size,
-    depth=f.num_hidden_layers,
-    hidden=f.intermediate_size,
-    heads=f.num_attention_heads,
-    kv_heads=f.num_key_value_heads,
-    head_dim=head_dim,
     tied=False,
-    embed_scale=False,
     norm="rms_plain",
-    act=fields.activation(f.hidden_act),
     eps=f.rms_norm_eps,
     cross_layers=tuple(range(3, 40, 5) if layers is None else layers),
     cross=dict(qk_norm=True, blind="all", blind_mlp=False),
-    **rotary(cfg, head_dim, theta=500_000.0, length=131_072),
+    **rotary(cfg, decoder["head_dim"], theta=500_000.0, length=131_072),
   )
 
 

@@ -7,6 +7,7 @@ from bigvlm.ckpt import rules
 from bigvlm.ckpt.rules import CkptMap
 from bigvlm.hub import clip, fields, gemma
 from bigvlm.hub.system import System
+from bigvlm.hub.text import BUFFERS
 from bigvlm.utils import names
 
 # What transformers takes for a sub-config that is not there at all.
@@ -35,7 +36,7 @@ RENAME = (
 )
 TIED = (("language_model.lm_head.weight", "language_model.model.embed_tokens.weight"),)
 # The pooling head, which a decoder has no use for.
-CARRY = (r"vision_tower\.vision_model\.head\..*", *gemma.BUFFERS)
+CARRY = (r"vision_tower\.vision_model\.head\..*", *BUFFERS)
 TOWER = rules.under(clip.SIGLIP_VISION, "vision_tower.vision_model.", "encoders/image/")
 
 _MAPS = {
@@ -43,7 +44,7 @@ _MAPS = {
     (
       *TOWER,
       *rules.linear("multi_modal_projector.linear", "connector/linear"),
-      *rules.under(gemma.RULES[kind], "language_model.", ""),
+      *rules.under(gemma.TEXTS[kind].rules, "language_model.", ""),
     ),
     RENAME,
     TIED,
@@ -85,7 +86,7 @@ def paligemma(cfg: Mapping[str, Any]) -> System:
   ckpt_map = names.lookup("text_config.model_type", kind, _MAPS)
   top = fields.fields(cfg, tie_word_embeddings=True)
   # A window hides nothing of the prefix from itself.
-  decoder = gemma.DECODERS[kind](text) | dict(
+  decoder = gemma.TEXTS[kind].decoder(text) | dict(
     tied=top.tie_word_embeddings, window_cuts_blocks=False
   )
   model = dict(

@@ -11,13 +11,9 @@ from bigvlm.hub.system import System
 
 _LAYER = (
   *rules.norm("attention_norm", "norm1"),
-  *rules.attention(
-    "attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj", "attn"
-  ),
+  *rules.attention("attention", "attn"),
   *rules.norm("ffn_norm", "norm2"),
-  *rules.linear("feed_forward.gate_proj", "mlp/gate"),
-  *rules.linear("feed_forward.up_proj", "mlp/up"),
-  *rules.linear("feed_forward.down_proj", "mlp/down"),
+  *rules.gated("feed_forward", "mlp"),
 )
 _TOWER = (
   Rule("patch_conv.weight", "patch/kernel", "o c p q -> 1 p q c o"),
@@ -27,8 +23,7 @@ _TOWER = (
 _PROJECTOR = (
   *rules.norm("norm", "norm"),
   Rule("patch_merger.merging_layer.weight", "mix/kernel", "o (d m) -> m d o"),
-  *rules.linear("linear_1", "mlp/up"),
-  *rules.linear("linear_2", "mlp/down"),
+  *rules.mlp("linear_", "mlp", "1", "2"),
 )
 # Other layouts to the hub's.
 _RENAME = (

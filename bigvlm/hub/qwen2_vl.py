@@ -5,28 +5,19 @@ from typing import Any
 
 from bigvlm.ckpt import rules
 from bigvlm.ckpt.rules import CkptMap, Rule
-from bigvlm.hub import fields, llama, texts, tying
+from bigvlm.hub import fields, texts, tying
 from bigvlm.hub.system import System
+from bigvlm.hub.text import BUFFERS
 from bigvlm.utils import names
 
 _LAYER = (
   *rules.norm("norm1", "norm1"),
-  *(
-    Rule(f"attn.qkv.{kind}", tuple(f"attn/{name}/{leaf}" for name in "qkv"), axes)
-    for kind, leaf, axes in (
-      ("weight", "kernel", "(h d) i -> i h d"),
-      ("bias", "bias", "(h d) -> h d"),
-    )
-  ),
-  *rules.linear("attn.proj", "attn/o", "o (h d) -> h d o"),
+  *rules.joint("attn.qkv.", "attn", "attn.proj"),
   *rules.norm("norm2", "norm2"),
 )
-_MLP = (*rules.linear("mlp.fc1", "mlp/up"), *rules.linear("mlp.fc2", "mlp/down"))
-_GATED = tuple(
-  rule
-  for name in ("gate", "up", "down")
-  for rule in rules.linear(f"mlp.{name}_proj", f"mlp/{name}")
-)
+_MLP = rules.mlp("mlp.", "mlp")
+_GATED = rules.gated("mlp", "mlp")
+_WORDS = texts.TEXTS["qwen2"]
 # Other layouts to the hub's.
 _RENAME = (
   (r"^model\.visual\.", "visual."),
@@ -45,13 +36,12 @@ def ckpt_map(gated: bool) -> CkptMap:
       ),
       *rules.under(layer, "visual.blocks.{i}.", "encoders/image/blocks/*/"),
       *rules.norm("visual.merger.ln_q", "connector/norm"),
-      *rules.linear("visual.merger.mlp.0", "connector/mlp/up"),
-      *rules.linear("visual.merger.mlp.2", "connector/mlp/down"),
-      *texts.RULES["qwen2"],
+      *rules.mlp("visual.merger.mlp.", "connector/mlp", "0", "2"),
+      *_WORDS.rules,
     ),
     _RENAME,
-    llama.TIED,
-    llama.BUFFERS,
+    _WORDS.tied,
+    BUFFERS,
   )
 
 
@@ -114,7 +104,7 @@ def text(cfg: Mapping[str, Any]) -> dict[str, Any]:
     max_window_layers=80,
   )
   heads = dict(num_key_value_heads=f.num_key_value_heads or f.num_attention_heads)
-  decoder = texts.DECODERS["qwen2"](defaults | cfg | heads)
+  decoder = _WORDS.decoder(defaults | cfg | heads)
   decoder["rotary"] = dict(sections=(16, 24, 24)) | decoder["rotary"]
   return decoder
 

@@ -17,25 +17,19 @@ _SHARED, _HEAD = "shared.weight", "lm_head.weight"
 _EMBEDS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
 
-def _attention(src: str, dst: str) -> tuple[Rule, ...]:
-  return rules.attention(*(f"{src}.{name}" for name in "qkvo"), dst)
-
-
 def _half(src: str, dst: str, cross: bool, gated: bool) -> tuple[Rule, ...]:
   """The encoder or the decoder: self-attention, in the decoder attention to the memory, MLP."""
   ffn = f"layer.{2 if cross else 1}"
   dense = f"{ffn}.DenseReluDense"
   layer = (
     *rules.norm("layer.0.layer_norm", "norm1"),
-    *_attention("layer.0.SelfAttention", "attn"),
+    *rules.attention("layer.0.SelfAttention", "attn", "o", "qkv"),
     *rules.norm(f"{ffn}.layer_norm", "norm2"),
-    *rules.linear(f"{dense}.wi_1" if gated else f"{dense}.wi", "mlp/up"),
-    *rules.linear(f"{dense}.wi_0", "mlp/gate"),
-    *rules.linear(f"{dense}.wo", "mlp/down"),
+    *rules.mlp(f"{dense}.", "mlp", "wi_1" if gated else "wi", "wo", "wi_0"),
   )
   if cross:
     layer += rules.norm("layer.1.layer_norm", "norm_cross")
-    layer += _attention("layer.1.EncDecAttention", "cross")
+    layer += rules.attention("layer.1.EncDecAttention", "cross", "o", "qkv")
   found = (
     *rules.under(layer, "block.{i}.", "blocks/*/"),
     # One bias for all layers, in the first of them; or one in every layer.

@@ -1,5 +1,6 @@
 """Which `config.json` is which family: the registry of `bigvlm.hub`."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,26 +12,22 @@ from bigvlm.hub import (
   deepseek_vl,
   dinov2,
   fuyu,
-  gemma,
   gemma3,
   idefics,
   idefics2,
   idefics3,
   instructblip,
   internvl,
-  llama,
   llava,
   llava_next,
   mllama,
-  opt,
   paligemma,
-  persimmon,
-  phi,
   pixtral,
   qwen2_5_vl,
   qwen2_vl,
   siglip2,
   t5,
+  texts,
   video_llama_3,
   video_llava,
   vit,
@@ -38,6 +35,7 @@ from bigvlm.hub import (
 from bigvlm.hub.system import System
 from bigvlm.utils import names
 
+_TEXTS = texts.TEXTS
 # Class in `architectures` -> reader of its config.
 ARCHITECTURES = {
   "Aimv2Model": aimv2.dual,
@@ -51,17 +49,17 @@ ARCHITECTURES = {
   "Dinov2ForImageClassification": dinov2.classifier,
   "Dinov2Model": dinov2.encoder,
   "FuyuForCausalLM": fuyu.fuyu,
-  "Gemma2ForCausalLM": gemma.gemma2,
-  "Gemma3ForCausalLM": gemma.gemma3_text,
+  "Gemma2ForCausalLM": _TEXTS["gemma2"].read,
+  "Gemma3ForCausalLM": _TEXTS["gemma3_text"].read,
   "Gemma3ForConditionalGeneration": gemma3.gemma3,
-  "GemmaForCausalLM": gemma.gemma,
+  "GemmaForCausalLM": _TEXTS["gemma"].read,
   "Idefics2ForConditionalGeneration": idefics2.idefics2,
   "Idefics3ForConditionalGeneration": idefics3.idefics3,
   "IdeficsForVisionText2Text": idefics.idefics,
   "InstructBlipForConditionalGeneration": instructblip.image,
   "InstructBlipVideoForConditionalGeneration": instructblip.video,
   "InternVLForConditionalGeneration": internvl.internvl,
-  "LlamaForCausalLM": llama.llama,
+  "LlamaForCausalLM": _TEXTS["llama"].read,
   "LlavaForConditionalGeneration": pixtral.llava_or_pixtral,
   "LlavaNextForConditionalGeneration": llava_next.llava_next,
   "LlavaNextVideoForConditionalGeneration": llava_next.llava_next_video,
@@ -71,14 +69,14 @@ ARCHITECTURES = {
   "MetaClip2Model": clip.metaclip_2,
   "MetaClip2VisionModel": clip.clip_encoder,
   "Mistral3ForConditionalGeneration": pixtral.mistral3,
-  "MistralForCausalLM": llama.mistral,
+  "MistralForCausalLM": _TEXTS["mistral"].read,
   "MllamaForCausalLM": mllama.text,
   "MllamaForConditionalGeneration": mllama.mllama,
-  "OPTForCausalLM": opt.opt,
+  "OPTForCausalLM": _TEXTS["opt"].read,
   "PaliGemmaForConditionalGeneration": paligemma.paligemma,
-  "PersimmonForCausalLM": persimmon.persimmon,
-  "PhiForCausalLM": phi.phi,
-  "Qwen2ForCausalLM": llama.qwen2,
+  "PersimmonForCausalLM": _TEXTS["persimmon"].read,
+  "PhiForCausalLM": _TEXTS["phi"].read,
+  "Qwen2ForCausalLM": _TEXTS["qwen2"].read,
   "Qwen2VLForConditionalGeneration": qwen2_vl.qwen2_vl,
   "Qwen2_5_VLForConditionalGeneration": qwen2_5_vl.qwen2_5_vl,
   "Siglip2Model": siglip2.dual,
@@ -96,41 +94,15 @@ ARCHITECTURES = {
   "VideoLlavaForConditionalGeneration": video_llava.video_llava,
   "VipLlavaForConditionalGeneration": llava.vipllava,
 }
+# Without a head such a class is called "...Model", and these otherwise or not at all.
+_HEADS = re.compile("For(CausalLM|ConditionalGeneration|VisionText2Text)$")
+_BODIES = {"Gemma3ForCausalLM": "Gemma3TextModel", "MllamaForCausalLM": None}
+_BODIES |= dict.fromkeys(name for name in ARCHITECTURES if name.startswith(("Blip2", "Instruct")))
 # Models without a head -> reader of the same with one.
 BODIES = {
-  "DeepseekVLHybridModel": deepseek_vl.hybrid,
-  "DeepseekVLModel": deepseek_vl.deepseek_vl,
-  "FuyuModel": fuyu.fuyu,
-  "Gemma2Model": gemma.gemma2,
-  "Gemma3Model": gemma3.gemma3,
-  "Gemma3TextModel": gemma.gemma3_text,
-  "GemmaModel": gemma.gemma,
-  "Idefics2Model": idefics2.idefics2,
-  "Idefics3Model": idefics3.idefics3,
-  "IdeficsModel": idefics.idefics,
-  "InternVLModel": internvl.internvl,
-  "LlamaModel": llama.llama,
-  "LlavaModel": pixtral.llava_or_pixtral,
-  "LlavaNextModel": llava_next.llava_next,
-  "LlavaNextVideoModel": llava_next.llava_next_video,
-  "LlavaOnevisionModel": llava_next.llava_onevision,
-  "MT5Model": t5.mt5,
-  "Mistral3Model": pixtral.mistral3,
-  "MistralModel": llama.mistral,
-  "MllamaModel": mllama.mllama,
-  "OPTModel": opt.opt,
-  "PaliGemmaModel": paligemma.paligemma,
-  "PersimmonModel": persimmon.persimmon,
-  "PhiModel": phi.phi,
-  "Qwen2Model": llama.qwen2,
-  "Qwen2VLModel": qwen2_vl.qwen2_vl,
-  "Qwen2_5_VLModel": qwen2_5_vl.qwen2_5_vl,
-  "SmolVLMModel": idefics3.smolvlm,
-  "T5Model": t5.t5,
-  "UMT5Model": t5.umt5,
-  "VideoLlama3Model": video_llama_3.video_llama_3,
-  "VideoLlavaModel": video_llava.video_llava,
-  "VipLlavaModel": llava.vipllava,
+  _BODIES.get(name, _HEADS.sub("Model", name)): read
+  for name, read in ARCHITECTURES.items()
+  if _HEADS.search(name) and _BODIES.get(name, name)
 }
 # Files of these are read and written back, but no model is described so: bodies, and a class that
 # is not transformers'.

@@ -7,33 +7,26 @@ from typing import Any
 from bigvlm.ckpt import rules
 from bigvlm.ckpt.rules import Rule
 from bigvlm.hub import fields, gemma, llama, opt, persimmon, phi
+from bigvlm.hub.text import Text
 from bigvlm.utils import names
 
-# `model_type` of a text config -> reader of it, a decoder config.
-DECODERS = gemma.DECODERS | llama.DECODERS | opt.DECODERS | persimmon.DECODERS | phi.DECODERS
-# -> rules of the decoder, canonical names as in a file of the text model alone.
-RULES = gemma.RULES | llama.RULES | opt.RULES | persimmon.RULES | phi.RULES
-# -> ids of its class that end a row and that fill it.
-ENDS = dict.fromkeys(gemma.DECODERS, (1, 0)) | llama.ENDS | opt.ENDS | persimmon.ENDS | phi.ENDS
-# -> further options of its inputs.
-OPTIONS = opt.OPTIONS
+# By `model_type`.
+TEXTS = gemma.TEXTS | llama.TEXTS | opt.TEXTS | persimmon.TEXTS | phi.TEXTS
 
 
-def kind(text: Mapping[str, Any], default: str = "llama") -> str:
-  """`model_type` of a text config, by default that of the class around it.
+def named(text: Mapping[str, Any], default: str = "llama") -> Text:
+  """The text model of a text config, by its `model_type`, by default that of the class around it.
 
   Raises:
-    ValueError: a text model that is not in the tables.
+    ValueError: a text model that is not in the table.
   """
   found = text.get("model_type") or default
-  if found not in DECODERS:
-    raise ValueError(names.unknown("model_type of text_config in config.json", found, DECODERS))
-  return found
+  return names.lookup("model_type of text_config in config.json", found, TEXTS)
 
 
 def decoder(text: Mapping[str, Any], default: str = "llama") -> dict[str, Any]:
-  """Decoder config of a text config; see `kind`."""
-  return DECODERS[kind(text, default)](text)
+  """Decoder config of a text config; see `named`."""
+  return named(text, default).decoder(text)
 
 
 def body(text: Mapping[str, Any], default: str = "llama") -> dict[str, Any]:
@@ -43,13 +36,13 @@ def body(text: Mapping[str, Any], default: str = "llama") -> dict[str, Any]:
 
 
 def under(text: Mapping[str, Any], prefix: str, default: str = "llama") -> tuple[Rule, ...]:
-  """Rules of a text config's model with `prefix` in front of the stored names; see `kind`."""
-  return rules.under(RULES[kind(text, default)], prefix, "")
+  """Rules of a text config's model with `prefix` in front of the stored names; see `named`."""
+  return rules.under(named(text, default).rules, prefix, "")
 
 
 def beside(text: Mapping[str, Any], body: str, default: str = "llama") -> tuple[Rule, ...]:
   """As `under`, for files that have the head beside the rest, whose names begin with `body`."""
-  found = RULES[kind(text, default)]
+  found = named(text, default).rules
   return tuple(r._replace(src=re.sub(r"^model\.", body, r.src)) for r in found)
 
 
@@ -57,9 +50,9 @@ def special_ids(
   cfg: Mapping[str, Any], text: Mapping[str, Any], default: str = "llama"
 ) -> dict[str, Any]:
   """Options of a system: `eos` and `pad` of a config, else of its text config, else its class; and
-  `OPTIONS`."""
-  inner = fields.ends(text, *ENDS[kind(text, default)])
+  its further options."""
+  found = named(text, default)
+  inner = fields.ends(text, *found.ends)
   outer = fields.ends(cfg)
   pad = inner["pad"] if outer["pad"] is None else outer["pad"]
-  more = OPTIONS.get(kind(text, default), {})
-  return dict(eos=outer["eos"] or inner["eos"], pad=pad) | more
+  return dict(eos=outer["eos"] or inner["eos"], pad=pad) | found.options

@@ -1,13 +1,13 @@
 """VideoLLaMA 3 (arXiv 2501.13106) of transformers."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from bigvlm.ckpt import rules
 from bigvlm.ckpt.rules import CkptMap
-from bigvlm.hub import clip, fields, gemma, qwen2_vl, texts, tying
+from bigvlm.hub import clip, fields, qwen2_vl, texts, tying
 from bigvlm.hub.system import System
+from bigvlm.hub.text import BUFFERS
 
 _PATCH = rules.linear("embeddings.patch_embedding", "patch", "o c p q -> 1 p q c o")
 _VISION = (*_PATCH, *(r for r in clip.SIGLIP_VISION if r.src not in {p.src for p in _PATCH}))
@@ -45,17 +45,15 @@ def video_llama_3(cfg: Mapping[str, Any]) -> System:
   )
   decoder = texts.body(text, "qwen2")
   decoder["tied"] = bool(top.tie_word_embeddings or decoder["tied"])
-  words = texts.RULES[texts.kind(text, "qwen2")]
   ckpt_map = CkptMap(
     (
       *rules.under(_VISION, "model.vision_model.", "encoders/image/"),
-      *rules.linear("model.projector.readout.0", "connector/mlp/up"),
-      *rules.linear("model.projector.readout.2", "connector/mlp/down"),
-      *(r._replace(src=re.sub(r"^model\.", "model.language_model.", r.src)) for r in words),
+      *rules.mlp("model.projector.readout.", "connector/mlp", "0", "2"),
+      *texts.beside(text, "model.language_model.", "qwen2"),
     ),
     _RENAME,
     _TIED,
-    gemma.BUFFERS,
+    BUFFERS,
   )
   model = dict(
     kind="vlm", encoders=dict(image=encoder), connector=dict(kind="merger"), decoder=decoder

@@ -15,19 +15,13 @@ EMBEDDINGS = (
   Rule("embeddings.position_embeddings", ("cls_posemb", "posemb"), "", 1),
   *rules.linear("embeddings.patch_embeddings.projection", "patch", "o c p q -> p q c o"),
 )
-ATTENTION = rules.attention(
-  "attention.attention.query",
-  "attention.attention.key",
-  "attention.attention.value",
-  "attention.output.dense",
-  "attn",
-)
+QKV = ("attention.query", "attention.key", "attention.value")
+ATTENTION = rules.attention("attention", "attn", "output.dense", QKV)
 _LAYER = (
   *rules.norm("layernorm_before", "norm1"),
   *ATTENTION,
   *rules.norm("layernorm_after", "norm2"),
-  *rules.linear("intermediate.dense", "mlp/up"),
-  *rules.linear("output.dense", "mlp/down"),
+  *rules.mlp("", "mlp", "intermediate.dense", "output.dense"),
 )
 _VIT = (
   *EMBEDDINGS,
