@@ -32,6 +32,7 @@ BENCHMARKS = {
   "checkpoint": ([], ["--mib=32", "--repeats=1"]),
   "startup": (["--peers"], ["--tiny", "--repeats=1"]),
   "load_checkpoint": ([], ["--tiny"]),
+  "tiny_checkpoint": ([], ["--tiny"]),
   "host_memory": ([], ["--tiny", "--rounds=1"]),
 }
 # What tells two lines apart; the other fields were measured.
@@ -158,6 +159,15 @@ def _first_token(lines):
   return f"{cold:.2f} s, {warm:.2f} s", cold <= 1.0 and warm <= 0.3
 
 
+def _tiny(lines):
+  rows = [x for x in lines if x["name"] == "tiny_checkpoint" and "error" not in x]
+  if not rows:
+    return None
+  worst = max(rows, key=lambda x: x["seconds"])
+  words = f"at most {worst['seconds']:.1f} s ({worst['system']}, of {len(rows)} systems)"
+  return words, worst["seconds"] <= 20
+
+
 _BF16 = dict(dtype="bfloat16")
 MUSTS = (
   Must(
@@ -189,6 +199,9 @@ MUSTS = (
   ),
   Must("Sigmoid loss and gradients of 32,768 pairs: at most 1 GiB", _loss_memory),
   Must("Input pipeline, one core: no slower than plain grain + OpenCV", _pipeline),
+  Must(
+    "A tiny checkpoint, nothing compiled: load, two forward_hf and generate_hf, save in 20 s", _tiny
+  ),
   Must("Loading 4 GiB to 8 devices: beyond the parameters at most 1.3 tensors", _beyond),
   Must("Saving 1 GiB: holds the training up for at most 0.07 s", _blocking),
   Must("SigLIP B/16, process start to first step, nothing compiled: at most 12 s", _cold),

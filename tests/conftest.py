@@ -14,7 +14,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 _others = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
 # The time of the tests is compilation: programs that run once need no optimisation.
 _ours = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-_ours += " --xla_cpu_use_fusion_emitters=false"
+_ours += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{_others} {_ours}".strip()
 # Processes that tests start read the same cache.
 os.environ["BIGVLM_CACHE"] = str(ROOT / ".cache" / "tests")
