@@ -109,8 +109,8 @@ def test_page_says_what_holds():
     line(who="transformers", dtype="bfloat16", **step) | dict(seconds=0.9),
     line(name="decode", who="bigvlm", dtype="bfloat16", batch=8, tokens_per_s=300.0),
     line(name="decode", who="transformers", dtype="bfloat16", batch=8) | dict(seconds=1.4),
-    line(name="first_token", who="bigvlm", start="cold"),
-    line(name="first_token", who="bigvlm", start="warm") | dict(seconds=0.3),
+    line(name="first_token", who="bigvlm", dtype="float32", start="cold"),
+    line(name="first_token", who="bigvlm", dtype="float32", start="warm") | dict(seconds=0.3),
     line(name="checkpoint_blocking", system="bigvlm", mib=1024) | dict(seconds=0.05),
   ]
   rows = [row for row in run.page(lines, ["losses"]).splitlines() if row.startswith("|")]
