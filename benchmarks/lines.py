@@ -4,7 +4,8 @@ Usage: python -m benchmarks.lines
 
 Lines hold code (no comments, no docstrings). Of a file that several systems use each has an equal
 share. A module is a slot (encoder, connector) that no system of the heart fills: those of
-ViT, SigLIP, CLIP, DINOv2, PaLI, PaliGemma, Gemma and T5 were there before.
+ViT, SigLIP, CLIP, DINOv2, PaLI, PaliGemma, Gemma and T5 were there before. `own` are the modules
+that no other system fills: what it costs to add one to a house that has the rest.
 """
 
 import ast
@@ -95,14 +96,19 @@ def main() -> None:
     )
     for file in set().union(*parts[name].values()):
       users[file] = users.get(file, 0) + 1
-  rows = []
+  rows, table = [], ["| system | config | map | module | of it its own |", "| --- " * 5 + "|"]
   for name, files in parts.items():
     share = {k: sum(code(f) / users[f] for f in v) for k, v in files.items()}
+    share["own"] = sum(code(f) for f in files["module"] if users[f] == 1)
     rows.append(share)
     common.emit("lines", system=name, **share)
-  for kinds in (("config", "map"), ("config", "map", "module")):
-    middle = statistics.median(sum(row[k] for k in kinds) for row in rows)
-    common.emit("lines_median", of=" + ".join(kinds), systems=len(rows), median=middle)
+    table.append(f"| {name} | {' | '.join(f'{n:.0f}' for n in share.values())} |")
+  for kinds in (("config", "map"), ("config", "map", "own"), ("config", "map", "module")):
+    of, middle = " + ".join(kinds), statistics.median(sum(row[k] for k in kinds) for row in rows)
+    common.emit("lines_median", of=of, systems=len(rows), median=middle)
+    table.append(f"\nMedian of {of}: {middle:.0f}")
+  title = "## Lines a system costs\n\n`python -m benchmarks.lines`; what is counted stands there."
+  common.write_section("lines", "\n".join([title, "", *table]))
 
 
 if __name__ == "__main__":
