@@ -1,14 +1,19 @@
 """Processes of one run that fail together: an error in one is told and ends the others."""
 
+import atexit
 import itertools
 import os
+import sys
 import threading
+import time
 from types import TracebackType
 
 from bigvlm.utils import log
 
 _LOOK = 1.0  # Seconds between looks.
 _GRACE = 5.0  # What a process has to fail by itself, as all do where the input is bad.
+_TELLING = 20.0  # What all have to hear of it.
+_LINGER = 1.0  # What the coordinator outlives the others.
 _runs = itertools.count()
 
 
@@ -42,18 +47,42 @@ class Together:
 
       said = f"process {jax.process_index()} failed: {error or kind.__name__}"
       _state().client.key_value_set(self._key, said, allow_overwrite=True)
+      atexit.register(_end, self._key, getattr(error, "exit_code", 1))
 
   def _watch(self) -> None:
     while not self._here.wait(_LOOK):
-      try:
-        said = _state().client.key_value_try_get(self._key)
-      except Exception:  # There is no such key: nobody has failed.
+      said = _get(self._key)
+      if said is None:
         continue
       if self._here.wait(_GRACE):
         return
       log.error(f"{said}; this process ends with it")
-      _state().shutdown()  # Meets the one that failed, which leaves without complaint.
-      os._exit(1)  # The main thread waits where no exception can reach it.
+      _end(self._key, 1)  # The main thread waits where no exception can reach it.
+
+
+def _end(key: str, code: int) -> None:
+  """Ends this process once all have heard: who leaves before is missed in a collective, and whoever
+  loses a peer there, or the coordinator, is aborted. JAX's own meeting at the end is left out."""
+  import jax
+
+  me, left = jax.process_index(), set(range(jax.process_count()))
+  _state().client.key_value_set(f"{key}/{me}", "heard", allow_overwrite=True)
+  until = time.monotonic() + _TELLING
+  while left and time.monotonic() < until:
+    left = {i for i in left if _get(f"{key}/{i}") is None}
+    time.sleep(0.05)
+  if me == 0:
+    time.sleep(_LINGER)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
+
+
+def _get(key: str) -> str | None:
+  try:
+    return _state().client.key_value_try_get(key)
+  except Exception:  # There is no such key.
+    return None
 
 
 def _state():
