@@ -84,7 +84,8 @@ def modules(family: str, size: str) -> set[pathlib.Path]:
   return {pathlib.Path(inspect.getsourcefile(one)) for one in found}
 
 
-def main() -> None:
+def costs() -> dict[str, dict[str, float]]:
+  """System -> lines of its `config`, `map` and `module`, and of the modules that are its `own`."""
   heart = set().union(*(modules(one, "") for one in HEART))
   users, parts = {}, {}
   for name, (family, readers, size) in SYSTEMS.items():
@@ -96,17 +97,31 @@ def main() -> None:
     )
     for file in set().union(*parts[name].values()):
       users[file] = users.get(file, 0) + 1
-  rows, table = [], ["| system | config | map | module | of it its own |", "| --- " * 5 + "|"]
+  found = {}
   for name, files in parts.items():
-    share = {k: sum(code(f) / users[f] for f in v) for k, v in files.items()}
-    share["own"] = sum(code(f) for f in files["module"] if users[f] == 1)
-    rows.append(share)
-    common.emit("lines", system=name, **share)
-    table.append(f"| {name} | {' | '.join(f'{n:.0f}' for n in share.values())} |")
-  for kinds in (("config", "map"), ("config", "map", "own"), ("config", "map", "module")):
-    of, middle = " + ".join(kinds), statistics.median(sum(row[k] for k in kinds) for row in rows)
-    common.emit("lines_median", of=of, systems=len(rows), median=middle)
-    table.append(f"\nMedian of {of}: {middle:.0f}")
+    found[name] = {k: sum(code(f) / users[f] for f in v) for k, v in files.items()}
+    found[name]["own"] = sum(code(f) for f in files["module"] if users[f] == 1)
+  return found
+
+
+def medians(found: dict[str, dict[str, float]]) -> dict[str, float]:
+  """Medians over the systems of the sums of some parts."""
+  sums = (("config", "map"), ("config", "map", "own"), ("config", "map", "module"))
+  return {
+    " + ".join(kinds): statistics.median(sum(row[k] for k in kinds) for row in found.values())
+    for kinds in sums
+  }
+
+
+def main() -> None:
+  found = costs()
+  table = ["| system | config | map | module | of it its own |", "| --- " * 5 + "|"]
+  for name, row in found.items():
+    common.emit("lines", system=name, **row)
+    table.append(f"| {name} | {' | '.join(f'{n:.0f}' for n in row.values())} |")
+  for of, median in medians(found).items():
+    common.emit("lines_median", of=of, systems=len(found), median=median)
+    table.append(f"\nMedian of {of}: {median:.0f}")
   title = "## Lines a system costs\n\n`python -m benchmarks.lines`; what is counted stands there."
   common.write_section("lines", "\n".join([title, "", *table]))
 
