@@ -149,12 +149,3 @@ TEXTS = {
   "gemma2": text.Text(_gemma2, _GEMMA_POST, (1, 0)),
   "gemma3_text": text.Text(_gemma3, _GEMMA_POST, (1, 0)),
 }
-
-
-def special_ids(cfg: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
-  """Options of generation: `eos` and `pad` of a config, else of its text config."""
-  found = {}
-  for key, default in (("eos_token_id", 1), ("pad_token_id", 0)):
-    value = cfg.get(key)
-    found[key] = inner.get(key, default) if value is None else value
-  return dict(eos=fields.ids(found["eos_token_id"]), pad=found["pad_token_id"])

@@ -6,7 +6,7 @@ from typing import Any
 
 from bigvlm.ckpt import rules
 from bigvlm.ckpt.rules import CkptMap, Rule
-from bigvlm.hub import fields, gemma, paligemma
+from bigvlm.hub import fields, gemma, paligemma, texts
 from bigvlm.hub.system import System
 from bigvlm.utils import names
 
@@ -48,5 +48,5 @@ def gemma3(cfg: Mapping[str, Any]) -> System:
   connector = dict(kind="pool", kernel=side // tokens, eps=encoder["eps"])
   model = dict(kind="vlm", encoders=dict(image=encoder), connector=connector, decoder=decoder)
   options = dict(image_token=paligemma.image_token(cfg, 262_144), types="images")
-  options |= gemma.special_ids(cfg, text)
+  options |= texts.special_ids(cfg, text, "gemma3_text")
   return System(model, _MAP, "vlm", image_size, options=options)

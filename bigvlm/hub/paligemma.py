@@ -5,7 +5,7 @@ from typing import Any
 
 from bigvlm.ckpt import rules
 from bigvlm.ckpt.rules import CkptMap
-from bigvlm.hub import clip, fields, gemma
+from bigvlm.hub import clip, fields, gemma, texts
 from bigvlm.hub.system import System
 from bigvlm.hub.text import BUFFERS
 from bigvlm.utils import names
@@ -93,5 +93,5 @@ def paligemma(cfg: Mapping[str, Any]) -> System:
     kind="vlm", encoders=dict(image=encoder), connector=dict(kind="linear"), decoder=decoder
   )
   options = dict(image_token=image_token(cfg, 256_000), types="prefix", first_position=1)
-  options |= gemma.special_ids(cfg, text)
+  options |= texts.special_ids(cfg, text, kind)
   return System(model, ckpt_map, "vlm", image_size, options=options)

@@ -386,6 +386,8 @@ def periodic(kinds: tuple[Kind, ...], depth: int) -> tuple:
 
 def cut(stacked: Any, repeats: int) -> list[Any]:
   """Cuts a tree of [repeats, ...] leaves into `repeats` trees, with a cheap gradient."""
+  # `lax.split` and not indexing: its transpose is one concatenation, while each x[i] would add a
+  # full-size zero-padded gradient.
   leaves, treedef = jax.tree.flatten(stacked)
   parts = [jax.lax.split(leaf, (1,) * repeats) for leaf in leaves]
   parts = [[jnp.squeeze(p, 0) for p in ps] for ps in parts]
