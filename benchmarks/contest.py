@@ -19,17 +19,23 @@ from typing import Any
 
 from benchmarks import common
 
-# Who is measured against whom: import name of each peer.
-PEERS = dict(transformers="transformers", open_clip="open_clip", timm="timm")
+# What each peer needs to be imported, and how it is had.
+_BENCH = "pip install -e .[bench]"
+_PEERS = dict(
+  transformers=(("torch", "transformers"), _BENCH),
+  open_clip=(("torch", "open_clip"), _BENCH),
+  timm=(("torch", "timm"), _BENCH),
+  big_vision=(("big_vision",), "a checkout of google-research/big_vision on PYTHONPATH"),
+)
 _PACKAGES = dict(transformers="transformers", open_clip="open_clip_torch", timm="timm")
 
 
 def available(peers: tuple[str, ...]) -> list[str]:
-  """The peers that can be imported, torch included; a line to stderr for the others."""
-  found = [p for p in peers if all(map(importlib.util.find_spec, ("torch", PEERS[p])))]
+  """The peers that can be imported; a line to stderr for the others."""
+  found = [p for p in peers if all(map(importlib.util.find_spec, _PEERS[p][0]))]
   for peer in peers:
     if peer not in found:
-      print(f"{peer} is not installed and is left out (pip install -e .[bench])", file=sys.stderr)
+      print(f"{peer} is not installed and is left out ({_PEERS[peer][1]})", file=sys.stderr)
   return found
 
 

@@ -3,11 +3,12 @@
 Usage: python -m benchmarks.decode [--dtypes=float32,bfloat16] [--batches=1,8] [--new=64] [--peers]
   [--rounds=5] [--starts=3] [--tiny]
 
-A prompt is a picture of 256 tokens and 16 of text; nothing ends a row. With `--peers` transformers
-takes turns with bigvlm, each in its own process. `prefill` is the time for one token, `decode` what
+A prompt is a picture of 256 tokens and 16 of text; nothing ends a row. With `--peers` others take
+turns with bigvlm, each in its own process. `prefill` is the time for one token, `decode` what
 the others take on top of the best of it (`tokens_per_s` of all rows together). `first_token` is a
 process each time: from a model in memory, as a checkpoint gives it, and a batch on the host to the
 token on the host; `cold` with nothing compiled, `warm` with the compilation cache of `cold`.
+big_vision competes too where its checkout is on PYTHONPATH.
 """
 
 import argparse
@@ -21,6 +22,9 @@ import time
 
 from benchmarks import common, contest
 from benchmarks.startup import environment
+
+# big_vision computes in float32 only.
+_PEERS = dict(float32=("transformers", "big_vision"), bfloat16=("transformers",))
 
 
 def _model(dtype: str, rows: int, tiny: bool):
@@ -68,7 +72,7 @@ def _serve(args: argparse.Namespace) -> None:
     else:
       from benchmarks import peers
 
-      run, facts = peers.decode(args.dtypes, int(args.batches), args.tiny)
+      run, facts = peers.decode(args.serve, args.dtypes, int(args.batches), args.tiny)
     return dict(prefill=lambda: run(1), all=lambda: run(args.new)), facts
 
   contest.serve(make, args.tiny)
@@ -117,7 +121,7 @@ def _first(who: str, dtype: str, tiny: bool) -> float:
   if who != "bigvlm":
     from benchmarks import peers
 
-    run, _ = peers.decode(dtype, 1, tiny)
+    run, _ = peers.decode(who, dtype, 1, tiny)
     start = time.perf_counter()
     run(1)
     return time.perf_counter() - start
@@ -140,7 +144,7 @@ def _starts(who: list[str], dtype: str, args: argparse.Namespace) -> None:
   for _ in range(args.starts):
     with tempfile.TemporaryDirectory() as cache:
       for one in who:
-        for start in ("cold", "warm") if one == "bigvlm" else ("cold",):
+        for start in ("cold",) if one == "transformers" else ("cold", "warm"):
           command = [sys.executable, "-m", __spec__.name, f"--first={one}", *flags]
           env = environment(pathlib.Path(cache))
           done = subprocess.run(
@@ -165,7 +169,7 @@ def main() -> None:
   parser.add_argument("--dtypes", default="float32,bfloat16")
   parser.add_argument("--batches", default="1,8")
   parser.add_argument("--new", type=int, default=64, help="tokens a row")
-  parser.add_argument("--peers", action="store_true", help="transformers too")
+  parser.add_argument("--peers", action="store_true", help="others too")
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--starts", type=int, default=3)
   parser.add_argument("--tiny", action="store_true", help="sizes that show only that it runs")
@@ -176,8 +180,8 @@ def main() -> None:
     return _serve(args)
   if args.first:
     return print(_first(args.first, args.dtypes, args.tiny), flush=True)
-  who = ["bigvlm"] + (contest.available(("transformers",)) if args.peers else [])
   for dtype in args.dtypes.split(","):
+    who = ["bigvlm"] + (contest.available(_PEERS[dtype]) if args.peers else [])
     for rows in map(int, args.batches.split(",")):
       _contest(who, dtype, rows, args)
     _starts(who, dtype, args)

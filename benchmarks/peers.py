@@ -1,4 +1,4 @@
-"""What bigvlm is measured against: the same work by transformers, open_clip and timm, on the CPU.
+"""What bigvlm is measured against: the same work by transformers, open_clip, timm and big_vision.
 
 Every function imports what it needs; nothing here is needed to use bigvlm.
 """
@@ -16,6 +16,15 @@ _MODES = dict(float32=("float32",), bfloat16=("autocast", "weights"))
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # Weights are random: nothing is to be fetched.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _transformers() -> Any:
+  """transformers, also where torchvision's compiled library was built for another torch."""
+  import transformers
+
+  import tests.parity.torchvision_ops  # noqa: F401
+
+  return transformers
 
 
 def fastest(make: Callable[[str], Step], dtype: str) -> tuple[Step, str]:
@@ -91,8 +100,7 @@ def _data(rows: int, size: int, vocab: int, length: int) -> tuple[Any, Any]:
 
 
 def _siglip_transformers(tiny: bool) -> tuple[Any, Callable]:
-  import transformers
-
+  transformers = _transformers()
   sizes = (32, 64, 2, 2) if tiny else (768, 3072, 12, 12)
   names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
   shared = dict(zip(names, sizes, strict=True))
@@ -146,8 +154,7 @@ def _siglip_open_clip(tiny: bool) -> tuple[Any, Callable]:
 
 def _paligemma_model(tiny: bool) -> Any:
   """The reduced PaliGemma of transformers with random weights."""
-  import transformers
-
+  transformers = _transformers()
   vocab = 2048 if tiny else 32_768
   vision = dict(
     model_type="siglip_vision_model",
@@ -212,12 +219,17 @@ def _paligemma_transformers(tiny: bool) -> tuple[Any, Callable]:
   return model, loss
 
 
-def decode(dtype: str, rows: int, tiny: bool) -> tuple[Callable[[int], Any], dict]:
-  """Greedy generation by transformers, as many tokens as asked for: (tokens -> ids, facts).
+def decode(who: str, dtype: str, rows: int, tiny: bool) -> tuple[Callable[[int], Any], dict]:
+  """Greedy generation, as many tokens as asked for: (tokens -> ids, facts).
 
   Args:
+    who: "transformers" or "big_vision".
     dtype: of the weights. rows: prompts of `workloads.PROMPT` text tokens behind a picture.
   """
+  if who == "big_vision":
+    from benchmarks import peer_big_vision
+
+    return peer_big_vision.decode(rows, tiny)
   import torch
 
   torch.manual_seed(0)
@@ -258,8 +270,7 @@ def vit_forward(who: str, dtype: str, tiny: bool) -> tuple[Step, dict]:
     name = "vit_so400m_patch14_siglip_224"
     model = timm.create_model(name, num_classes=0, **(small if tiny else {}))
   else:
-    import transformers
-
+    transformers = _transformers()
     config = transformers.SiglipVisionConfig(
       hidden_size=32 if tiny else 1152,
       intermediate_size=64 if tiny else 4304,
