@@ -125,6 +125,19 @@ def test_page_says_what_holds():
   assert "`losses` failed" in run.page(lines, ["losses"])
 
 
+def test_fastest_peer_decides_and_a_part_says_only_what_it_measured():
+  seconds = dict(bigvlm=1.0, transformers=2.0, big_vision=1.4)
+  lines = [
+    line(name="decode", who=who, dtype="float32", batch=8, tokens_per_s=9.0) | dict(seconds=taken)
+    for who, taken in seconds.items()
+  ]
+  text = run.page(lines, [], "generation")
+  assert text.startswith("## Generation\n") and "--section=generation`" in text
+  rows = [row for row in text.splitlines() if row.endswith(("yes |", "no** |"))]
+  assert len(rows) == 1 and "1.40 times as fast as big_vision" in rows[0]
+  assert rows[0].endswith("**no** |")
+
+
 def test_later_line_of_the_same_thing_counts():
   text = "\n".join(
     json.dumps(line(name="startup", who="bigvlm", start="cold", dtype="float32", **extra))
