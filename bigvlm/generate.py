@@ -226,7 +226,7 @@ _run = jax.jit(run, static_argnames=("module", "eos", "sampling", "pad"))
 
 @functools.cache
 def _start(platform: str):
-  options = dict(jaxcache.SOON) if platform == "cpu" else None
+  options = jaxcache.known(jaxcache.SOON) if platform == "cpu" else None
   return jax.jit(start, static_argnames=_STATIC, compiler_options=options)
 
 

@@ -93,7 +93,7 @@ def _model(config: dict[str, Any], seed: int) -> HubModel:
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), batch)
   make = jax.jit(
     lambda key: module.init(key, zeros)["params"],
-    compiler_options=dict(jaxcache.QUICK),
+    compiler_options=jaxcache.known(jaxcache.QUICK),
   )
   params = make(jax.random.key(seed))
   mesh = meshes.make({"data": 1, "fsdp": 1, "tensor": 1}, jax.local_devices()[:1])

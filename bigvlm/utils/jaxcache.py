@@ -2,6 +2,9 @@
 
 import os
 import pathlib
+import warnings
+from collections.abc import Mapping
+from typing import Any
 
 # Options of XLA on a CPU. For programs somebody waits for: half of the time to compile them, where
 # layers are scanned, and hardly slower steps.
@@ -9,6 +12,26 @@ SOON = dict(xla_backend_optimization_level=1, xla_cpu_use_fusion_emitters=False)
 # For programs that run a few times only: a fifth of the time, half of that by not sharing so little
 # work out to threads.
 QUICK = SOON | dict(xla_backend_optimization_level=0, xla_cpu_parallel_codegen_split_count=1)
+
+
+def known(options: Mapping[str, Any]) -> dict[str, Any]:
+  """Those of some options that this XLA has; names come and go with its versions.
+
+  A warning names the others: without them a program only takes longer to compile.
+  """
+  import jax
+
+  options = dict(options)
+  while True:
+    try:
+      jax.jit(lambda: 0, compiler_options=options).lower().compile()
+      return options
+    except jax.errors.JaxRuntimeError as e:
+      gone = [name for name in options if f"No such compile option: '{name}'" in str(e)]
+      if not gone:
+        raise
+      del options[gone[0]]
+      warnings.warn(f"XLA of jax {jax.__version__} has no option {gone[0]} any more", stacklevel=2)
 
 
 def directory() -> pathlib.Path | None:
