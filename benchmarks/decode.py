@@ -30,7 +30,6 @@ _PEERS = dict(float32=("transformers", "big_vision"), bfloat16=("transformers",)
 def _model(dtype: str, rows: int, tiny: bool):
   """(module, random parameters, batch on the host); nothing is compiled for it."""
   import jax
-  import numpy as np
 
   from benchmarks import workloads
   from bigvlm import build
@@ -41,13 +40,7 @@ def _model(dtype: str, rows: int, tiny: bool):
   dtypes = dict(params=dtype, compute=dtype, logits="float32")
   module = build.model(config, dtype=dtypes, layers="scan")
   shapes = jax.eval_shape(module.init, jax.random.key(0), batch)["params"]
-  rng = np.random.default_rng(0)
-
-  def draw(x):
-    scale = 0.02 if x.ndim > 1 else 0.0
-    return jax.device_put((scale * rng.standard_normal(x.shape, np.float32)).astype(x.dtype))
-
-  return module, jax.block_until_ready(jax.tree.map(draw, shapes)), batch
+  return module, workloads.drawn(shapes), batch
 
 
 def _ours(dtype: str, rows: int, tiny: bool):

@@ -92,13 +92,7 @@ def decode(rows: int, tiny: bool) -> tuple[Callable[[int], Any], dict]:
   )
   given = (batch["image"], batch["text"], batch["mask_ar"])
   shapes = jax.eval_shape(model.init, jax.random.key(0), *given)["params"]
-  rng = np.random.default_rng(0)
-
-  def draw(x):
-    scale = 0.02 if x.ndim > 1 else 0.0
-    return jax.device_put((scale * rng.standard_normal(x.shape, np.float32)).astype(x.dtype))
-
-  state = dict(params=jax.block_until_ready(jax.tree.map(draw, shapes)))
+  state = dict(params=workloads.drawn(shapes))
   from big_vision.trainers.proj.paligemma import predict_fns
 
   run = predict_fns.get_all(model)["decode"]

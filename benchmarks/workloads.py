@@ -218,6 +218,19 @@ def prompts(rows: int, tiny: bool) -> tuple[dict, Any]:
   return config, Batch(text, {"image": Media(pixels, np.ones((rows, 1), np.int32))})
 
 
+def drawn(shapes: Any) -> Any:
+  """Random parameters on the device, for which nothing is compiled; vectors are 0."""
+  import jax
+
+  rng = np.random.default_rng(0)
+
+  def draw(x):
+    scale = 0.02 if x.ndim > 1 else 0.0
+    return jax.device_put((scale * rng.standard_normal(x.shape, np.float32)).astype(x.dtype))
+
+  return jax.block_until_ready(jax.tree.map(draw, shapes))
+
+
 def _layers(tokens, width, depth, attention, hidden, inner=None) -> float:
   """Layers with `attention` weights and an MLP of width x hidden; `inner` = heads x head_dim."""
   products = 2 * tokens * (attention + width * hidden)
