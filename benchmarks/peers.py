@@ -3,6 +3,7 @@
 Every function imports what it needs; nothing here is needed to use bigvlm.
 """
 
+import importlib
 import os
 import time
 from collections.abc import Callable
@@ -20,11 +21,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 def _transformers() -> Any:
   """transformers, also where torchvision's compiled library was built for another torch."""
-  import transformers
-
-  import tests.parity.torchvision_ops  # noqa: F401
-
-  return transformers
+  importlib.import_module("tests.parity.torchvision_ops")  # Before transformers.
+  return importlib.import_module("transformers")
 
 
 def fastest(make: Callable[[str], Step], dtype: str) -> tuple[Step, str]:

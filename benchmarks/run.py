@@ -1,7 +1,7 @@
 """Runs every benchmark, peers included, and writes the table that says what holds: RESULTS.md.
 
 Usage: python -m benchmarks.run [--only=losses,train_step --section=losses] [--tiny]
-       python -m benchmarks.run --table LINES.jsonl... [--section=losses]
+       python -m benchmarks.run --table LINES.jsonl... [--only=losses --section=losses]
 
 Prints all JSON lines; `--table` writes the page from lines that were kept instead of measuring
 (of two lines on the same thing the later counts). Peers that are not installed are left out:
@@ -244,13 +244,16 @@ def parse(text: str) -> Lines:
   return list(found.values())
 
 
-def page(lines: Lines, failed: list[str], section: str = "speed") -> str:
-  """A section of RESULTS.md; one that is not `speed` is of a part of the benchmarks."""
+def page(lines: Lines, failed: list[str], section: str = "speed", only: str = "") -> str:
+  """A section of RESULTS.md; one that is not `speed` is of the benchmarks that `only` names."""
   host = max((x["host"] for x in lines), key=len, default={})
   whole = section == "speed"
   title, command = "Speed and memory", "make bench"
   if not whole:
-    title, command = section.capitalize(), f"python -m benchmarks.run --section={section}"
+    title, command = (
+      section.capitalize(),
+      f"python -m benchmarks.run --only={only} --section={section}",
+    )
   out = [
     f"## {title}",
     "",
@@ -326,7 +329,7 @@ def main() -> None:
     lines = parse("\n".join(path.read_text() for path in args.table))
   else:
     lines, failed = measure(args.only.split(","), args.tiny)
-  text = page(lines, failed, args.section)
+  text = page(lines, failed, args.section, args.only)
   if not args.tiny:
     common.write_section(args.section, text)
   print(text, file=sys.stderr)

@@ -131,8 +131,8 @@ def test_fastest_peer_decides_and_a_part_says_only_what_it_measured():
     line(name="decode", who=who, dtype="float32", batch=8, tokens_per_s=9.0) | dict(seconds=taken)
     for who, taken in seconds.items()
   ]
-  text = run.page(lines, [], "generation")
-  assert text.startswith("## Generation\n") and "--section=generation`" in text
+  text = run.page(lines, [], "generation", "decode")
+  assert text.startswith("## Generation\n") and "--only=decode --section=generation`" in text
   rows = [row for row in text.splitlines() if row.endswith(("yes |", "no** |"))]
   assert len(rows) == 1 and "1.40 times as fast as big_vision" in rows[0]
   assert rows[0].endswith("**no** |")
