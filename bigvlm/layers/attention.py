@@ -58,17 +58,21 @@ def _attend(q, k, v, mask, softcap, bias):
   batch, length, heads, dim = q.shape
   groups = k.shape[2]
   q = q.reshape(batch, length, groups, heads // groups, dim)
-  logits = dense.einsum("blkgh,bskh->bkgls", q, k, jnp.float32)
+  # The order of the letters is that of the products' own results: no logits are transposed.
+  logits = dense.einsum("blkgh,bskh->bklgs", q, k, jnp.float32)
   if softcap:
     logits = softcap * jnp.tanh(logits / softcap)
   if bias is not None:
     shape = (bias.shape[0], groups, heads // groups, *bias.shape[2:])
-    logits = logits + bias.astype(jnp.float32).reshape(shape)
+    logits = logits + jnp.swapaxes(bias.astype(jnp.float32).reshape(shape), 2, 3)
   if mask is not None:
-    logits = jnp.where(mask[:, :, None], logits, _MASKED)
-  probs = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
-  out = dense.einsum("bkgls,bskh->blkgh", probs, v)
-  return out.reshape(batch, length, heads, dim)
+    logits = jnp.where(mask[:, :, :, None], logits, _MASKED)
+  # The sum is divided out of the result, which is smaller than the probabilities.
+  top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+  probs = jnp.exp(logits - top)
+  total = jnp.sum(probs, axis=-1, keepdims=True)
+  out = dense.einsum("bklgs,bskh->bklgh", probs.astype(q.dtype), v, jnp.float32) / total
+  return jnp.moveaxis(out.astype(q.dtype), 1, 2).reshape(batch, length, heads, dim)
 
 
 class Attention(nn.Module):
