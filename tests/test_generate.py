@@ -116,6 +116,26 @@ def test_a_value_out_of_range_is_refused(field):
     Sampling(**{name: float(value)})
 
 
+def kernels(params):
+  """Names of all leaves."""
+  return {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def test_small_decoders_in_float32_are_copied_for_few_rows_and_no_others(lm, monkeypatch):
+  _, stacked, params = lm
+  assert "turned" in kernels(generate.for_steps(params, 2))
+  assert "turned" in kernels(generate.for_steps(params, 16))
+  for same, rows in [(params, 1), (params, 17), (stacked, 2)]:
+    assert generate.for_steps(same, rows) is same
+  half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+  assert generate.for_steps(half, 2) is half
+  size = sum(x.nbytes for x in jax.tree.leaves(params["decoder"]))
+  monkeypatch.setattr(generate, "_TURNED", size - 1)
+  assert generate.for_steps(params, 2) is params
+  monkeypatch.setattr(generate, "_TURNED", size)
+  assert "turned" in kernels(generate.for_steps(params, 2))
+
+
 def test_samples_have_the_models_frequencies(lm):
   row = ROWS[0]
   ids = decode(lm, [row], n=1, samples=4000, sampling=Sampling(temperature=1.0)).tokens[:, 0]

@@ -66,9 +66,37 @@ def scores(x: jax.Array, table: jax.Array) -> jax.Array:
     return einsum("bkd,vd->bkv", twice, table, jnp.float32)[:, :1]
   if x.dtype != jnp.float32 or not 1 < rows <= 16:
     return einsum("bkd,vd->bkv", x, table, jnp.float32)
-  # XLA on a CPU repacks its second operand: let that be the small one. The barrier keeps it so.
-  y = jnp.einsum("vd,bkd->vbk", table.astype(x.dtype), x)
-  return jnp.moveaxis(jax.lax.optimization_barrier(y), 0, -1)
+  return _few("bkd,dv->bkv", x, table.astype(x.dtype))
+
+
+def _few(eq: str, x: jax.Array, turned: jax.Array) -> jax.Array:
+  """`einsum(eq, x, kernel)` of few rows in float32 on a CPU; `turned` is the kernel, axes reversed.
+
+  XLA there repacks the second operand of a product of 2 to 16 rows: let that be the small one. The
+  barrier keeps it so.
+  """
+  sides, out = eq.split("->")
+  left, right = sides.split(",")
+  right = right[::-1]
+  first = "".join(c for c in right + left if c in out)
+  y = jnp.einsum(f"{right},{left}->{first}", turned, x)
+  return jnp.einsum(f"{first}->{out}", jax.lax.optimization_barrier(y))
+
+
+def turned(params: dict) -> dict:
+  """The tree with each `kernel` as `turned`, a copy with its axes reversed; `Linear` reads either.
+
+  Under jit; for programs that multiply few rows by each kernel many times (see `_few`).
+  """
+  out = {}
+  for name, leaf in params.items():
+    if isinstance(leaf, dict):
+      out[name] = turned(leaf)
+    elif name == "kernel":
+      out["turned"] = jax.lax.optimization_barrier(jnp.transpose(leaf))
+    else:
+      out[name] = leaf
+  return out
 
 
 class Linear(Module):
@@ -101,9 +129,11 @@ class Linear(Module):
       flat = (_size(shape[:split]), _size(shape[split:]))
       return self.init(rng, flat, dtype).reshape(shape)
 
-    kernel = self.param("kernel", init, self.shape, self.param_dtype)
     x = x.astype(self.dtype)
-    y = einsum(self.eq, x, kernel)
+    if self.has_variable("params", "turned"):
+      y = _few(self.eq, x, self.get_variable("params", "turned").astype(self.dtype))
+    else:
+      y = einsum(self.eq, x, self.param("kernel", init, self.shape, self.param_dtype))
     if self.has_variable("params", "lora_a"):
       y = y + self._adapter(x, split)
     if self.bias:
