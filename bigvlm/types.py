@@ -148,7 +148,10 @@ class Cache:
 
 @struct.dataclass
 class Decoded:
-  """Decoder output: hidden states `x` [B, L, D] after the final norm, and the updated cache."""
+  """Decoder output: hidden states `x` after the final norm, and the updated cache.
+
+  They are [B, L, D] of all positions, with a cache [B, K, D] of those of `Fused.read`.
+  """
 
   x: Array
   cache: Cache | None = None
@@ -183,7 +186,7 @@ class Outputs:
 
   Attributes:
     logits: float32 [B, K, V] at the read positions, or None.
-    hidden: [B, L, D] final hidden states, or None.
+    hidden: final hidden states, as `Decoded.x` has them, or None.
     heads: named outputs: a two-tower model gives `image` [B, D], `text`
       [B, D] (L2-normalised), `scale` and `bias` (scalars).
     cache: the cache, when one was given.

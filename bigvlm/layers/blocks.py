@@ -134,6 +134,8 @@ class Ctx:
     memory: [B, M, D'] for layers with cross-attention; None in a decoding step, whose cache holds
       its keys and values, and where there is none to see.
     memory_mask: bool [B, 1, L, M] or None.
+    read: int32 [B, K], the positions whose states leave the stack, or None for all: of the last
+      layer the others need keys and values only.
     train: whether dropout is on.
   """
 
@@ -144,7 +146,13 @@ class Ctx:
   orders: tuple[jax.Array, jax.Array] | None = None
   memory: jax.Array | None = None
   memory_mask: jax.Array | None = None
+  read: jax.Array | None = None
   train: bool = struct.field(pytree_node=False, default=False)
+
+
+def at(x: jax.Array, read: jax.Array | None) -> jax.Array:
+  """x [B, L, D] at the positions `read` [B, K]: [B, K, D]; all of it without."""
+  return x if read is None else jnp.take_along_axis(x, read[:, :, None], axis=1)
 
 
 class Layer(Module):
@@ -156,7 +164,7 @@ class Layer(Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, ctx: Ctx, cache: dict | None) -> tuple[jax.Array, dict | None]:
-    """x [B, L, D], the layer's cache or None -> the same two."""
+    """x [B, L, D], the layer's cache or None -> the same two, x [B, K, D] with `ctx.read`."""
     s, kind = self.spec, self.kind
     dtypes = dict(dtype=s.dtype, param_dtype=s.param_dtype)
 
@@ -207,7 +215,7 @@ class Layer(Module):
     memory, mask, sees = ctx.memory, ctx.memory_mask, None
     if kind.alone and memory is None and (shared is None or not shared["k"].shape[1]):
       if not self.is_initializing():
-        return x, cache
+        return at(x, ctx.read), cache
       memory = jnp.zeros((x.shape[0], 1, s.cross.width or s.width), s.dtype)
     h = x
     if not kind.alone:
@@ -239,14 +247,17 @@ class Layer(Module):
       if sees is not None and s.cross.blind == "zero":
         y = jnp.where(sees[:, 0], y, 0)
       x = x + drop(gated("gate_cross", y))
+    x = at(x, ctx.read)
     bias = s.bias if s.mlp_bias is None else s.mlp_bias
-    if not s.parallel:
+    if s.parallel:
+      h = at(h, ctx.read)
+    else:
       h = x if s.norm_after else norm("norm2", x)
     y = mlp.Mlp(s.hidden, s.act, s.gated, bias, name="mlp", **dtypes)(h)
     if s.post_norms:
       y = norm("post_norm2", y)
     if kind.alone and sees is not None and not s.cross.blind_mlp:
-      y = jnp.where(sees[:, 0], y, 0)
+      y = jnp.where(at(sees[:, 0], ctx.read), y, 0)
     x = x + drop(gated("gate2", scaled("scale2", y)))
     if s.norm_after:
       x = norm("norm2", x)
@@ -271,12 +282,13 @@ class Period(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, ctx: Ctx, cache: dict | None) -> tuple[jax.Array, dict | None]:
-    """x [B, L, D], {"b{j}": layer cache} or None -> the same two."""
+    """x [B, L, D], {"b{j}": layer cache} or None -> the same two, x [B, K, D] with `ctx.read`."""
     out = {}
     for j, kind in enumerate(self.kinds):
       name = f"b{j}"
       part = None if cache is None else cache[name]
-      x, out[name] = self.layer(self.spec, kind, name=name)(x, ctx, part)
+      own = ctx if j + 1 == len(self.kinds) else ctx.replace(read=None)
+      x, out[name] = self.layer(self.spec, kind, name=name)(x, own, part)
     return x, None if cache is None else out
 
 
@@ -295,7 +307,7 @@ class Stack(nn.Module):
     groups: ((pattern, repeats), ...), e.g. (((Kind(4096), Kind()), 13),).
     mode: "loop" or "scan"; the same parameters, the same numbers.
     remat: "none", or a key of `REMAT`.
-    layer: class of the layers: (spec, kind) -> a module that is called as `Layer` is.
+    layer: class of the layers: (spec, kind) -> a module that is called as `Layer` is, with a `Ctx`.
   """
 
   spec: LayerSpec
@@ -310,7 +322,8 @@ class Stack(nn.Module):
   ) -> tuple[jax.Array, dict | None]:
     """x [B, L, D] and the cache of `init_cache` -> hidden [B, L, D] and the updated cache.
 
-    The hidden states after every group are appended to the list `after`.
+    With `ctx.read` the hidden states are [B, K, D]. Those after every group are appended to the
+    list `after`.
     """
     out = {}
     for n, (kinds, repeats) in enumerate(self.groups):
@@ -319,7 +332,8 @@ class Stack(nn.Module):
       if self.is_initializing():
         x, out[name] = self._init(kinds, repeats, name)(x, ctx, part)
       else:
-        x, out[name] = self._run(kinds, repeats, name, x, ctx, part)
+        own = ctx if n + 1 == len(self.groups) else ctx.replace(read=None)
+        x, out[name] = self._run(kinds, repeats, name, x, own, part)
       if after is not None:
         after.append(x)
     return x, None if cache is None else out
@@ -335,7 +349,7 @@ class Stack(nn.Module):
     return scanned(self.spec, kinds, self.layer, name=name)
 
   def _run(self, kinds, repeats, name, x, ctx, cache):
-    params = self.variables["params"][name]
+    params, rest = self.variables["params"][name], ctx.replace(read=None)
     apart = "0" in params
     scan = self.mode == "scan" and not apart
     period = Period(self.spec, kinds, self.layer, parent=None)
@@ -352,14 +366,16 @@ class Stack(nn.Module):
     elif not (ctx.train or scan):
       run = jax.jit(run)  # Layers that are alike are traced once: half the time of a first answer.
     if scan:
-      return jax.lax.scan(lambda x, own: run(x, ctx, *own), x, (params, keys, cache))
+      x, out = jax.lax.scan(lambda x, own: run(x, rest, *own), x, (params, keys, cache))
+      return at(x, ctx.read), out
     layers = [params[str(i)] for i in range(repeats)] if apart else cut(params, repeats)
     out = {}
     for i in range(repeats):
       part = cache
       if cache is not None:  # `init_cache` gives them stacked.
         part = cache[str(i)] if "0" in cache else jax.tree.map(lambda c, i=i: c[i], cache)
-      x, out[str(i)] = run(x, ctx, layers[i], None if keys is None else keys[i], part)
+      own = ctx if i + 1 == repeats else rest
+      x, out[str(i)] = run(x, own, layers[i], None if keys is None else keys[i], part)
     return x, None if cache is None else out
 
 

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bigvlm.layers import blocks
 from bigvlm.models import towers
 from bigvlm.types import Batch, Cache, Fused, MaskSpec, Outputs
 
@@ -46,8 +47,7 @@ class VLM(nn.Module):
       memory, t = self.decoder.encode(fused, train=train), batch.target
       fused = Fused(self.decoder.embed(t.tokens), t.positions, t.mask, t.read, memory)
     out = self.decoder(fused, cache=cache, train=train)
-    x = jnp.take_along_axis(out.x, fused.read[:, :, None], axis=1)
-    logits = self.decoder.logits(x)
+    logits = self.decoder.logits(out.x if cache is not None else blocks.at(out.x, fused.read))
     return Outputs(logits=logits, hidden=out.x, cache=out.cache, feats=feats, soft=soft)
 
   def step(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:

@@ -18,11 +18,13 @@ KINDS = {
   "table": dict(rope_base=0.0, posemb=20, posemb_offset=2, norm="layer", embed_dim=12),
   "after": dict(rope_base=0.0, posemb=20, norm="layer", norm_after=True, final_norm=False),
   "bare": dict(norm="layer_bare", act="relu2", gated=False),
+  "windows": dict(windows=(3, 0), depth=3),
 }
 
 
-def lm(**fields):
-  module = build.model(dict(kind="lm", decoder=SIZES | dict(embed_scale=False) | fields))
+def lm(layers="loop", **fields):
+  config = dict(kind="lm", decoder=SIZES | dict(embed_scale=False) | fields)
+  module = build.model(config, layers=layers)
   params = jax.jit(module.init)(jax.random.key(0), text(np.zeros((1, 4), int)))["params"]
   return module, testing.shaken(params)
 
@@ -54,6 +56,19 @@ def test_steps_go_on_where_the_prefill_ended(kind):
   np.testing.assert_allclose(out.logits[:, 0], whole[:, 7], atol=1e-4)
   logits, _ = module.apply({"params": params}, tokens[:, 8], out.cache, method="step")
   np.testing.assert_allclose(logits, whole[:, 8], atol=1e-4)
+
+
+@pytest.mark.parametrize("layers", ["loop", "scan"])
+@pytest.mark.parametrize("kind", ["part", "after", "windows"])
+def test_a_prefill_gives_the_states_that_are_read_and_no_others(kind, layers):
+  module, params = lm(layers, **KINDS[kind])
+  tokens, read = np.random.default_rng(0).integers(0, 50, (2, 8)), np.array([[3, 7], [0, 5]])
+  batch, apply = text(tokens, read=read.astype(np.int32)), jax.jit(module.apply)
+  whole = apply({"params": params}, batch)
+  out = apply({"params": params}, batch, cache=module.decoder.init_cache(2, 8))
+  assert whole.hidden.shape == (2, 8, 24) and out.hidden.shape == (2, 2, 24)
+  np.testing.assert_allclose(out.hidden, whole.hidden[np.arange(2)[:, None], read], atol=1e-4)
+  np.testing.assert_allclose(out.logits, whole.logits, atol=1e-4)
 
 
 def test_a_position_is_a_row_of_the_table():

@@ -35,20 +35,15 @@ class Spec:
 
 
 @struct.dataclass
-class Ctx:
-  """What every layer may read.
+class Ctx(blocks.Ctx):
+  """What every layer may read: of `blocks.Ctx` the memory, which the queries read, and `masks[0]`
+  (bool [B or 1, 1, 1 or L, L]).
 
   Attributes:
     queries: how many rows of x, its first, are queries; the others are text.
-    memory: [B, M, D'] that the queries read.
-    see: bool [B or 1, 1, 1 or L, L], the rows that may be seen, by each row; None = all.
-    train: whether dropout is on.
   """
 
-  queries: int = struct.field(pytree_node=False)
-  memory: jax.Array | None = None
-  see: jax.Array | None = None
-  train: bool = struct.field(pytree_node=False, default=False)
+  queries: int = struct.field(pytree_node=False, default=0)
 
 
 class Layer(nn.Module):
@@ -79,7 +74,7 @@ class Layer(nn.Module):
     def forward(name: str, x: jax.Array) -> jax.Array:
       return mlp.Mlp(s.hidden, s.act, name=name, **dtypes)(x)
 
-    x = add("norm1", x, attend("attn", x, None, ctx.see))
+    x = add("norm1", x, attend("attn", x, None, ctx.masks.get(0)))
     parts, text = [], x[:, ctx.queries :]
     if ctx.queries:
       q = x[:, : ctx.queries]
@@ -197,7 +192,8 @@ class QFormer(Module):
         past = (row <= jnp.maximum(row[:, None], count - 1))[None, None]
         see = past if see is None else see & past
     x = self.norm(jnp.concatenate(parts, axis=1))
-    return self.blocks(x, Ctx(count, memory, see, train))[0]
+    seen = {} if see is None else {0: see}
+    return self.blocks(x, Ctx(masks=seen, memory=memory, train=train, queries=count))[0]
 
   def __call__(
     self,

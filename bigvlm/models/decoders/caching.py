@@ -42,6 +42,12 @@ def advance(cache: Cache, layers: Any, keys: MaskSpec, fused: Fused) -> Cache:
   return cache.replace(label=fused.memory.label, see=see)
 
 
+def read(cache: Cache | None, fused: Fused) -> jax.Array | None:
+  """int32 [B, K], the positions whose states are asked for: with a cache `fused.read`. None = all
+  (so a decoding step, which has but one)."""
+  return None if cache is None or fused.x.shape[1] == 1 else fused.read
+
+
 def seen(cache: Cache | None, fused: Fused) -> jax.Array | None:
   """bool [B, 1, L, M], which rows of the memory, given or in the cache, `fused` sees; None = there
   is no memory."""

@@ -238,7 +238,8 @@ class Decoder(Module):
     return x * jnp.asarray(self.width**0.5, self.dtype)
 
   def __call__(self, fused: Fused, *, cache: Cache | None = None, train: bool = False) -> Decoded:
-    """Runs the layers over fused.x [B, L, D]; with a cache, after its columns so far."""
+    """Runs the layers over fused.x [B, L, D]; with a cache, after its columns so far, and for the
+    states at `fused.read` alone."""
     mask, index, layers = fused.mask, None, None
     keys = caching.columns(cache, mask)
     if cache is not None:
@@ -246,7 +247,8 @@ class Decoder(Module):
     see = {w: masks.visible(mask, keys, w, self.window_cuts_blocks) for w in set(self.windows)}
     memory = None if fused.memory is None else fused.memory.x.astype(self.dtype)
     across = dict(memory=memory, memory_mask=caching.seen(cache, fused))
-    ctx = blocks.Ctx(fused.positions, see, index, train=train, **across)
+    read = caching.read(cache, fused)
+    ctx = blocks.Ctx(fused.positions, see, index, read=read, train=train, **across)
     x = fused.x.astype(self.dtype)
     if self.posemb:
       x = x + jnp.take(self.places, fused.positions + self.posemb_offset, axis=0).astype(x.dtype)

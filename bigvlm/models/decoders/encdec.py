@@ -211,7 +211,8 @@ class EncDec(Module):
     return Memory(x, fused.mask.segment)
 
   def __call__(self, fused: Fused, *, cache: Cache | None = None, train: bool = False) -> Decoded:
-    """Runs the decoder over fused.x [B, L, D]; with a cache, after its columns so far.
+    """Runs the decoder over fused.x [B, L, D]; with a cache, after its columns so far, and for
+    the states at `fused.read` alone.
 
     Raises:
       ValueError: there is neither a memory nor a cache that holds one.
@@ -231,6 +232,7 @@ class EncDec(Module):
       cache=cache,
       train=train,
     )
+    x = blocks.at(x, caching.read(cache, fused))
     if cache is not None:
       cache = caching.advance(cache, layers, keys, fused).replace(label=label)
     return Decoded(x, cache)
