@@ -111,6 +111,7 @@ def test_page_says_what_holds():
     line(name="decode", who="transformers", dtype="bfloat16", batch=8) | dict(seconds=1.4),
     line(name="first_token", who="bigvlm", dtype="float32", start="cold"),
     line(name="first_token", who="bigvlm", dtype="float32", start="warm") | dict(seconds=0.3),
+    line(name="first_token", who="big_vision", dtype="float32", start="cold") | dict(seconds=1.0),
     line(name="checkpoint_blocking", system="bigvlm", mib=1024) | dict(seconds=0.05),
   ]
   rows = [row for row in run.page(lines, ["losses"]).splitlines() if row.startswith("|")]
@@ -120,6 +121,7 @@ def test_page_says_what_holds():
   assert [pair for pair in words if pair[1] != "-"] == [
     *known,
     ("First to", "yes"),
+    ("First to", "**no**"),  # In a second, but no sooner than big_vision.
     ("Saving 1", "yes"),
   ]
   assert "`losses` failed" in run.page(lines, ["losses"])
