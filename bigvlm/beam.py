@@ -93,7 +93,7 @@ def search(
     cache = jax.tree.map(lambda x: x[rows_of] if x.ndim else x, cache)
     return n + 1, score, tokens, best, new, cache
 
-  params = generate.for_steps(params, rows * beams)
+  params = generate.for_steps(module, params, rows * beams)
   # One hypothesis at first: equal ones would fill the beam.
   score = jnp.full((rows, beams), _NEVER).at[:, 0].set(0.0)
   tokens = jnp.full((rows, beams, last), pad, jnp.int32)

@@ -136,18 +136,19 @@ _turned = jax.jit(dense.turned)
 _TURNED = 1 << 30  # Bytes of the largest decoder of which `for_steps` makes a copy.
 
 
-def for_steps(params: dict, rows: int) -> dict:
+def for_steps(module: nn.Module, params: dict, rows: int) -> dict:
   """The parameters as many steps of `rows` rows read them fastest.
 
-  On a CPU that is, for 2 to 16 rows in float32, with turned kernels (`dense.turned`): a step takes
-  three quarters of the time. They are a copy, which a large decoder does not get, nor one whose
-  layers are stacked.
+  On a CPU that is, for 2 to 16 rows all in float32, with turned kernels (`dense.turned`): a step
+  takes three quarters of the time. They are a copy, which a large decoder does not get, nor one
+  whose layers are stacked.
   """
   decoder = params["decoder"]
   leaves = jax.tree.leaves(decoder)
   few = jax.default_backend() == "cpu" and 1 < rows <= 16
   small = sum(x.nbytes for x in leaves) <= _TURNED
-  if not few or not small or _stacked(decoder) or any(x.dtype != jnp.float32 for x in leaves):
+  dtypes = {jnp.dtype(module.decoder.dtype), *(x.dtype for x in leaves)}
+  if not few or not small or _stacked(decoder) or dtypes != {jnp.dtype(jnp.float32)}:
     return params
   return params | {"decoder": _turned(decoder)}
 
@@ -233,7 +234,7 @@ def decode(
   )
   if max_new_tokens == 1:
     return state.out
-  params = for_steps(params, len(state.last))
+  params = for_steps(module, params, len(state.last))
   return run(module, params, state, rng, max_new_tokens, eos=eos, sampling=sampling, pad=pad).out
 
 
@@ -302,7 +303,8 @@ def stream(
     if until >= max_new_tokens or np.all(state.done):
       return
     if until == 1:
-      apart = for_steps(unstack(params) if apart is None else apart, len(state.last))
+      apart = unstack(params) if apart is None else apart
+      apart = for_steps(module, apart, len(state.last))
       state = state._replace(cache=state.cache.replace(layers=unstack(state.cache.layers)))
     until = min(until + every, max_new_tokens)
     state = _run(module, apart, state, rng, jnp.int32(until), **how)

@@ -122,18 +122,20 @@ def kernels(params):
 
 
 def test_small_decoders_in_float32_are_copied_for_few_rows_and_no_others(lm, monkeypatch):
-  _, stacked, params = lm
-  assert "turned" in kernels(generate.for_steps(params, 2))
-  assert "turned" in kernels(generate.for_steps(params, 16))
+  module, stacked, params = lm
+  assert "turned" in kernels(generate.for_steps(module, params, 2))
+  assert "turned" in kernels(generate.for_steps(module, params, 16))
   for same, rows in [(params, 1), (params, 17), (stacked, 2)]:
-    assert generate.for_steps(same, rows) is same
+    assert generate.for_steps(module, same, rows) is same
   half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
-  assert generate.for_steps(half, 2) is half
+  assert generate.for_steps(module, half, 2) is half
+  mixed = build.model(LM, dtype=dict(params="float32", compute="bfloat16", logits="float32"))
+  assert generate.for_steps(mixed, params, 2) is params
   size = sum(x.nbytes for x in jax.tree.leaves(params["decoder"]))
   monkeypatch.setattr(generate, "_TURNED", size - 1)
-  assert generate.for_steps(params, 2) is params
+  assert generate.for_steps(module, params, 2) is params
   monkeypatch.setattr(generate, "_TURNED", size)
-  assert "turned" in kernels(generate.for_steps(params, 2))
+  assert "turned" in kernels(generate.for_steps(module, params, 2))
 
 
 def test_samples_have_the_models_frequencies(lm):
