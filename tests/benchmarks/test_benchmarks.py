@@ -127,6 +127,21 @@ def test_page_says_what_holds():
   assert "`losses` failed" in run.page(lines, ["losses"])
 
 
+@pytest.mark.parametrize(
+  ("cold", "warm", "met"), [(0.97, 0.29, True), (0.98, 0.29, False), (0.97, 0.30, False)]
+)
+def test_first_token_is_measured_in_big_visions_too(cold, warm, met):
+  of = dict(name="first_token", dtype="float32")
+  lines = [
+    line(who="big_vision", start="cold", **of) | dict(seconds=2.0),
+    line(who="bigvlm", start="cold", **of) | dict(seconds=2.0 * cold),
+    line(who="bigvlm", start="warm", **of) | dict(seconds=2.0 * warm),
+  ]
+  (must,) = [m for m in run.MUSTS if "of big_vision's" in m.says]
+  assert must.check(lines) == (f"{cold:.2f} and {warm:.2f}", met)
+  assert must.check(lines[1:]) is None
+
+
 def test_fastest_peer_decides_and_a_part_says_only_what_it_measured():
   seconds = dict(bigvlm=1.0, transformers=2.0, big_vision=1.4)
   lines = [
