@@ -15,6 +15,44 @@ import jax.numpy as jnp
 from bigvlm.layers.module import Module
 
 
+def product(eq: str, a: jax.Array, b: jax.Array) -> jax.Array:
+  """`jnp.einsum(eq, a, b)`, accumulated in float32 and given in it; its equations are `einsum`'s.
+
+  jnp.einsum looks for the best order of products first, which takes as long as all else that
+  tracing a product does.
+  """
+  turned, numbers, order = _plan(eq)
+  y = jax.lax.dot_general(*((b, a) if turned else (a, b)), numbers, None, jnp.float32)
+  return y if order is None else jax.lax.transpose(y, order)
+
+
+@functools.cache
+def _plan(eq: str) -> tuple[bool, tuple, tuple[int, ...] | None]:
+  """How `product` computes an equation, with no transpose if one order of the operands needs none.
+
+  Returns:
+    Whether the second operand goes first, the dimension numbers of `dot_general`, and how its
+    result is transposed (None = it is not).
+
+  Raises:
+    ValueError: an index of one operand alone that the output lacks.
+  """
+  sides, out = eq.split("->")
+  names = sides.split(",")
+  both = set(names[0]) & set(names[1])
+  if not set(sides) - {","} <= both | set(out):
+    raise ValueError(f"{eq}: an index is neither in the other operand nor in the output")
+  batch = [c for c in out if c in both]
+  summed = sorted(both - set(batch))
+  for turned in (False, True):
+    pair = names[::-1] if turned else names
+    made = "".join(batch) + "".join(c for side in pair for c in side if c not in both)
+    axes = [tuple(tuple(side.index(c) for c in some) for side in pair) for some in (summed, batch)]
+    if made == out:
+      return turned, tuple(axes), None
+  return True, tuple(axes), tuple(made.index(c) for c in out)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def einsum(eq: str, a: jax.Array, b: jax.Array, out_dtype: jnp.dtype | None = None) -> jax.Array:
   """`jnp.einsum(eq, a, b)` in a's dtype, accumulated in float32, forward and backward.
@@ -27,12 +65,11 @@ def einsum(eq: str, a: jax.Array, b: jax.Array, out_dtype: jnp.dtype | None = No
       its gradient comes back in its own dtype, without a rounding in between.
     out_dtype: dtype of the result, by default a's.
   """
-  out = jnp.einsum(eq, a, b.astype(a.dtype), preferred_element_type=jnp.float32)
-  return out.astype(out_dtype or a.dtype)
+  return product(eq, a, b.astype(a.dtype)).astype(out_dtype or a.dtype)
 
 
 def _einsum_fwd(eq, a, b, out_dtype):
-  return einsum(eq, a, b, out_dtype), (a, b)
+  return product(eq, a, b.astype(a.dtype)).astype(out_dtype or a.dtype), (a, b)
 
 
 def _einsum_bwd(eq, out_dtype, saved, g):
@@ -40,7 +77,6 @@ def _einsum_bwd(eq, out_dtype, saved, g):
   sides, out = eq.split("->")
   left, right = sides.split(",")
   g = g.astype(a.dtype)
-  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   da = product(f"{out},{right}->{left}", g, b.astype(a.dtype))
   # A product over the leading axes of both costs a CPU a transposed copy of its first operand: let
   # that be the smaller one (the barrier keeps XLA from turning the two round again).
@@ -49,7 +85,7 @@ def _einsum_bwd(eq, out_dtype, saved, g):
   else:
     turned = "".join(sorted(right, key=lambda i: i not in out))
     db = jax.lax.optimization_barrier(product(f"{out},{left}->{turned}", g, a))
-    db = jnp.einsum(f"{turned}->{right}", db)
+    db = jax.lax.transpose(db, tuple(turned.index(c) for c in right))
   return da.astype(a.dtype), db.astype(b.dtype)
 
 
@@ -60,27 +96,39 @@ def scores(x: jax.Array, table: jax.Array) -> jax.Array:
   """Products of x [B, K, D] with the rows of a table [V, D]: float32 [B, K, V]."""
   rows = x.shape[0] * x.shape[1]
   if x.dtype == jnp.bfloat16 and rows == 1:
-    # Of a single row XLA on a CPU makes a product in float32, with a copy of the table widened to
-    # it; of two it does not. The barrier keeps the table from being turned.
-    twice, table = jax.lax.optimization_barrier((jnp.concatenate([x, x], 1), table))
-    return einsum("bkd,vd->bkv", twice, table, jnp.float32)[:, :1]
+    return _alone(x[0, 0], table)[None, None]
   if x.dtype != jnp.float32 or not 1 < rows <= 16:
     return einsum("bkd,vd->bkv", x, table, jnp.float32)
   return _few("bkd,dv->bkv", x, table.astype(x.dtype))
 
 
-def _few(eq: str, x: jax.Array, turned: jax.Array) -> jax.Array:
-  """`einsum(eq, x, kernel)` of few rows in float32 on a CPU; `turned` is the kernel, axes reversed.
+def _alone(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Products of a single row x [*in] with a kernel [*out, *in]: float32 [*out].
 
-  XLA there repacks the second operand of a product of 2 to 16 rows: let that be the small one. The
-  barrier keeps it so.
+  In bfloat16 XLA on a CPU makes such a product in float32, with a widened copy of the kernel; as a
+  sum it is as fast as the kernel can be read. The barrier keeps a loop from making that copy first.
+  """
+  x, kernel = jax.lax.optimization_barrier((x, kernel))
+  y = kernel.astype(jnp.float32) * x.astype(jnp.float32)
+  return jnp.sum(y, axis=tuple(range(-x.ndim, 0)))
+
+
+def _few(eq: str, x: jax.Array, turned: jax.Array) -> jax.Array:
+  """`einsum(eq, x, kernel)` of few rows on a CPU; `turned` is the kernel, its axes reversed.
+
+  In float32 XLA there repacks the second operand of a product of 2 to 16 rows: let that be the
+  small one. The barrier keeps it so.
   """
   sides, out = eq.split("->")
   left, right = sides.split(",")
   right = right[::-1]
+  ins = [c for c in right if c in left]
+  if x.dtype == jnp.bfloat16 and _size(x.shape[: -len(ins)]) == 1:
+    y = _alone(x.reshape(turned.shape[: -len(ins) - 1 : -1]).T, turned).T
+    return y.astype(x.dtype).reshape((1,) * (len(out) - y.ndim) + y.shape)
   first = "".join(c for c in right + left if c in out)
-  y = jnp.einsum(f"{right},{left}->{first}", turned, x)
-  return jnp.einsum(f"{first}->{out}", jax.lax.optimization_barrier(y))
+  y = jax.lax.optimization_barrier(product(f"{right},{left}->{first}", turned, x))
+  return jax.lax.transpose(y.astype(x.dtype), tuple(first.index(c) for c in out))
 
 
 def turned(params: dict) -> dict:
@@ -97,6 +145,11 @@ def turned(params: dict) -> dict:
     else:
       out[name] = leaf
   return out
+
+
+def is_turned(params: dict) -> bool:
+  """Whether the tree has a kernel that is `turned`."""
+  return any(name == "turned" or isinstance(x, dict) and is_turned(x) for name, x in params.items())
 
 
 class Linear(Module):
