@@ -129,6 +129,7 @@ def test_small_decoders_in_float32_are_copied_for_few_rows_and_no_others(lm, mon
     assert generate.for_steps(module, same, rows) is same
   half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
   assert generate.for_steps(module, half, 2) is half
+  assert generate.for_steps(module, half, 1) is half
   mixed = build.model(LM, dtype=dict(params="float32", compute="bfloat16", logits="float32"))
   assert generate.for_steps(mixed, params, 2) is params
   size = sum(x.nbytes for x in jax.tree.leaves(params["decoder"]))
@@ -136,6 +137,23 @@ def test_small_decoders_in_float32_are_copied_for_few_rows_and_no_others(lm, mon
   assert generate.for_steps(module, params, 2) is params
   monkeypatch.setattr(generate, "_TURNED", size)
   assert "turned" in kernels(generate.for_steps(module, params, 2))
+
+
+def test_one_row_in_bfloat16_reads_turned_kernels_and_makes_the_same_tokens(lm, monkeypatch):
+  _, _, params = lm
+  module = build.model(LM, dtype=dict(params="bfloat16", compute="bfloat16", logits="float32"))
+  half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+  turned = generate.for_steps(module, half, 1)
+  assert "turned" in kernels(turned) and "kernel" not in kernels(turned["decoder"])
+  assert generate.for_steps(module, half, 2) is half
+  apart = half | {"decoder": half["decoder"] | {"head": jnp.zeros((1, 1), jnp.bfloat16)}}
+  assert generate.for_steps(module, apart, 1) is apart
+  got = decode((module, None, half), [ROWS[0]], n=8)
+  monkeypatch.setattr(generate, "for_steps", lambda module, params, rows: params)
+  jax.clear_caches()
+  want = decode((module, None, half), [ROWS[0]], n=8)
+  np.testing.assert_array_equal(got.tokens, want.tokens)
+  np.testing.assert_allclose(got.logp, want.logp, atol=0.05)
 
 
 def test_samples_have_the_models_frequencies(lm):
