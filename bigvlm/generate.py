@@ -141,8 +141,9 @@ def for_steps(module: nn.Module, params: dict, rows: int) -> dict:
 
   On a CPU that is with turned kernels (`dense.turned`), for 2 to 16 rows all in float32 and for one
   all in bfloat16: a step takes two thirds to three quarters of the time. They are a copy, which a
-  large decoder in float32 does not get, nor one whose layers are stacked. In bfloat16 it takes the
-  place of a larger one, in float32, that XLA would make, but for an output layer of its own.
+  large decoder in float32 does not get, nor one whose layers are stacked. In bfloat16 it replaces a
+  larger one, in float32, that XLA would make; a decoder with an output layer apart from its
+  embeddings stays with that.
   """
   decoder = params["decoder"]
   leaves = jax.tree.leaves(decoder)

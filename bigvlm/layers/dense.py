@@ -16,13 +16,13 @@ from bigvlm.layers.module import Module
 
 
 def product(eq: str, a: jax.Array, b: jax.Array) -> jax.Array:
-  """`jnp.einsum(eq, a, b)`, accumulated in float32 and given in it; its equations are `einsum`'s.
+  """`jnp.einsum(eq, a, b)` accumulated in float32, a float32 array; the equations are `einsum`'s.
 
-  jnp.einsum looks for the best order of products first, which takes as long as all else that
-  tracing a product does.
+  jnp.einsum looks for the best order of contraction at every call, which takes longer than all else
+  that tracing a product does.
   """
-  turned, numbers, order = _plan(eq)
-  y = jax.lax.dot_general(*((b, a) if turned else (a, b)), numbers, None, jnp.float32)
+  swapped, numbers, order = _plan(eq)
+  y = jax.lax.dot_general(*((b, a) if swapped else (a, b)), numbers, None, jnp.float32)
   return y if order is None else jax.lax.transpose(y, order)
 
 
@@ -44,12 +44,12 @@ def _plan(eq: str) -> tuple[bool, tuple, tuple[int, ...] | None]:
     raise ValueError(f"{eq}: an index is neither in the other operand nor in the output")
   batch = [c for c in out if c in both]
   summed = sorted(both - set(batch))
-  for turned in (False, True):
-    pair = names[::-1] if turned else names
+  for swapped in (False, True):
+    pair = names[::-1] if swapped else names
     made = "".join(batch) + "".join(c for side in pair for c in side if c not in both)
     axes = [tuple(tuple(side.index(c) for c in some) for side in pair) for some in (summed, batch)]
     if made == out:
-      return turned, tuple(axes), None
+      return swapped, tuple(axes), None
   return True, tuple(axes), tuple(made.index(c) for c in out)
 
 
