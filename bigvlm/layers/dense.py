@@ -96,7 +96,7 @@ def scores(x: jax.Array, table: jax.Array) -> jax.Array:
   """Products of x [B, K, D] with the rows of a table [V, D]: float32 [B, K, V]."""
   rows = x.shape[0] * x.shape[1]
   if x.dtype == jnp.bfloat16 and rows == 1:
-    return _alone(x[0, 0], table)[None, None]
+    return _alone(x[0, 0], table.astype(x.dtype))[None, None]
   if x.dtype != jnp.float32 or not 1 < rows <= 16:
     return einsum("bkd,vd->bkv", x, table, jnp.float32)
   return _few("bkd,dv->bkv", x, table.astype(x.dtype))

@@ -19,6 +19,15 @@ def test_scores_are_products_with_the_table(rows, dtype):
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_scores_of_a_row_are_those_it_has_among_others(dtype):
+  x = jax.random.normal(jax.random.key(0), (3, 1, 8)).astype(dtype)
+  table = jax.random.normal(jax.random.key(1), (5, 8))  # In float32, whatever is computed in.
+  many = jax.jit(dense.scores)(x, table)
+  single = jnp.concatenate([jax.jit(dense.scores)(row[None], table) for row in x])
+  np.testing.assert_allclose(single, many, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
   ("eq", "a", "b"),
   [
