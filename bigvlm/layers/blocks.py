@@ -344,7 +344,6 @@ class Stack(nn.Module):
       variable_axes={"params": 0},
       split_rngs={"params": True, "dropout": True},
       in_axes=(nn.broadcast, 0),
-      check_constancy_invariants=False,  # Else the body is traced twice.
       length=repeats,
     )
     return scanned(self.spec, kinds, self.layer, name=name)
